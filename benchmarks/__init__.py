@@ -1,0 +1,1 @@
+"""Measures meshlang against plain TensorFlow; only ratios on one machine mean anything."""

@@ -1,0 +1,1 @@
+"""What people run: training and planning from the command line, with gin, on real text."""

@@ -1,0 +1,139 @@
+"""The plan: what each processor does, every byte counted, before a device is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from meshlang.layout.builder import Builder
+from meshlang.layout.cost import Cost, cost_of
+from meshlang.layout.layout import Layout, Tables
+from meshlang.layout.mesh import Mesh
+from meshlang.layout.passes import bucket, drop_unused
+from meshlang.layout.planner import check_divides, emit
+from meshlang.layout.values import Counter, PlanValue, Step
+from meshlang.ops.control import Scan
+from meshlang.program import Node, Program
+from meshlang.structure import rebuild
+
+
+@dataclass(eq=False)
+class Plan:
+    """Local ops on blocks and collectives between them, in the order of every processor.
+
+    Attributes:
+        program: what is computed.
+        tables: the mesh, and where dims lie.
+        steps: `Local`, `Collective` and `Loop`, see `meshlang.layout.values`.
+        inputs: the block of each input.
+        variables: the block of each variable, as it is kept.
+        results: the blocks of the results, nested as the traced function returned them.
+    """
+
+    program: Program
+    tables: Tables
+    steps: list[Step]
+    inputs: dict[str, PlanValue]
+    variables: dict[str, PlanValue]
+    results: Any = field(repr=False)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The processors."""
+        return self.tables.mesh
+
+    @cached_property
+    def cost(self) -> Cost:
+        """FLOPs, bytes and memory of one processor in one call."""
+        return cost_of(self)
+
+    def text(self) -> str:
+        """The whole plan, one line for each step; stable, for golden files."""
+        from meshlang.layout.report import plan_text
+
+        return plan_text(self)
+
+    def show(self, name: str) -> str:
+        """A picture of which block of a variable, input or result lies on which processor."""
+        from meshlang.layout.report import picture
+
+        return picture(self, name)
+
+    def __str__(self) -> str:
+        from meshlang.layout.report import summary
+
+        return summary(self)
+
+
+def plan(
+    program: Program,
+    mesh: str | Mesh = "",
+    layout: str | Layout = "",
+    *,
+    params: str | Layout = "",
+    slots: str | Layout = "",
+    beside: Sequence[Program] = (),
+) -> Plan:
+    """Say what each processor of a mesh does for a program. No device is touched.
+
+    Args:
+        program: from `meshlang.trace`.
+        mesh: axes with sizes, ``"data:2 model:4"``; the empty mesh is one processor.
+        layout: dim name to axes, ``"batch:data d_ff:model vocab:data+model"``.
+        params: axes over which variables are kept divided besides (ZeRO-3).
+        slots: axes over which gradients and slots are divided besides (ZeRO-1 and 2).
+        beside: other programs of the run: the tables may name dims that only they have.
+
+    Raises:
+        LayoutError: a dim does not divide, two dims of an op lie on one axis, an axis is unknown,
+            or the layout names a dim that no tensor has.
+
+    Example:
+        >>> import meshlang as ml
+        >>> program = ml.trace(lambda x: ml.sum(x * x), x=ml.spec("batch:8 d:4"))
+        >>> cost = ml.plan(program, mesh="data:4", layout="batch:data").cost
+        >>> cost.over("data").collectives, cost.over("data").elements
+        (1, 1)
+    """
+    tables = Tables(
+        Mesh.parse(mesh), Layout.parse(layout), Layout.parse(params), Layout.parse(slots)
+    )
+    tables.check_used(_names([program, *beside]))
+    counter = Counter(tables)
+    builder = Builder(tables, program.precision, counter)
+    env, inputs = {}, {}
+    for name, tensor in program.inputs.items():
+        check_divides(tensor.shape, tables)
+        inputs[name] = env[tensor] = counter.value(
+            tensor.shape, tensor.dtype, builder.placement(tensor.shape)
+        )
+    emit(builder, program.nodes, env, program.outputs)
+    results = rebuild(program.results, lambda t: env[t])
+    steps = bucket(drop_unused(builder.steps, [env[t] for t in program.outputs]))
+    variables = {}
+    for name, variable in program.variables.items():
+        check_divides(variable.shape, tables)
+        placement = builder.placement(variable.shape)
+        variables[name] = counter.value(variable.shape, variable.dtype, placement)
+    return Plan(program, tables, steps, inputs, variables, results)
+
+
+def _names(programs: Iterable[Program]) -> set[str]:
+    names: set[str] = set()
+    for program in programs:
+        for tensor in program.inputs.values():
+            names.update(tensor.shape.names)
+        names.update(n for v in program.variables.values() for n in v.shape.names)
+        for node in _nodes(program.nodes):
+            names.update(n for y in node.outputs for n in y.shape.names)
+    return names
+
+
+def _nodes(nodes: Iterable[Node]) -> Iterable[Node]:
+    for node in nodes:
+        yield node
+        if isinstance(node.op, Scan):
+            yield from _nodes(node.op.body.program.nodes)
+

@@ -1,0 +1,204 @@
+"""What a plan is made of: values that lie somewhere, and the steps that make them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from meshlang.dims import Dim, Shape
+from meshlang.layout.layout import Tables
+from meshlang.program import Op, Spec
+
+Placement = tuple[tuple[str, ...], ...]
+
+BYTES = {
+    "float64": 8,
+    "int64": 8,
+    "float32": 4,
+    "int32": 4,
+    "uint32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "uint8": 1,
+    "bool": 1,
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PlanValue:
+    """A tensor laid out: where each of its dims lies, and over which axes a sum is pending.
+
+    Attributes:
+        number: its place in the plan's order of making.
+        shape: the dims of the whole tensor.
+        dtype: of its elements.
+        placement: the axes of each dim.
+        pending: axes over which the parts on the processors must still be added.
+        block: the sizes of the piece on one processor.
+    """
+
+    number: int
+    shape: Shape
+    dtype: str
+    placement: Placement
+    pending: tuple[str, ...]
+    block: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Elements on one processor."""
+        return prod(self.block)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on one processor."""
+        return self.elements * BYTES[self.dtype]
+
+    def axes(self, dim: Dim) -> tuple[str, ...]:
+        """The axes of one of its dims."""
+        return self.placement[self.shape.index(dim)]
+
+    def __str__(self) -> str:
+        dims = (
+            f"{d.label}:{d.size}" + (f"/{'+'.join(axes)}" if axes else "")
+            for d, axes in zip(self.shape, self.placement, strict=True)
+        )
+        pending = f" pending {'+'.join(self.pending)}" if self.pending else ""
+        return f"[{' '.join(dims)}] {self.dtype}{pending}"
+
+
+@dataclass(eq=False, slots=True)
+class Local:
+    """An op on the blocks of one processor."""
+
+    op: Op
+    inputs: tuple[PlanValue, ...]
+    outputs: tuple[PlanValue, ...]
+    scope: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Collective:
+    """Data between processors: the groups along `axes`, all at once.
+
+    Attributes:
+        kind: all_reduce, all_gather, reduce_scatter, all_to_all or permute.
+        axes: the first is the outer one.
+        inputs, outputs: one each; an all_reduce that was bucketed has several.
+        reduce: sum, max or min, for an all_reduce.
+        dim: the position gathered, scattered, or cut by an all_to_all.
+        into: the position where an all_to_all joins.
+        sources: for a permute, from which member each member of the group receives.
+        why: the dim names that a layout leaves whole, where that is the cause.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    inputs: tuple[PlanValue, ...]
+    outputs: tuple[PlanValue, ...]
+    reduce: str = "sum"
+    dim: int = 0
+    into: int = 0
+    sources: tuple[int, ...] = ()
+    scope: str = ""
+    why: tuple[str, ...] = ()
+
+    @property
+    def payload(self) -> tuple[int, int]:
+        """Elements and bytes by which it is counted, on one processor.
+
+        The block of an all_reduce, the input block of a reduce_scatter, the output block of an
+        all_gather, the local block of an all_to_all or permute.
+        """
+        counted = self.outputs if self.kind == "all_gather" else self.inputs
+        return sum(v.elements for v in counted), sum(v.bytes for v in counted)
+
+
+@dataclass(eq=False, slots=True)
+class Loop:
+    """The trips of a scan: a plan of its own, run for each index.
+
+    Attributes:
+        op: the scan.
+        inputs, outputs: carries, stacks, fixed values; carries, stacks, sums.
+        steps: of one trip.
+        carry, xs, fixed, trip: the values that a trip begins with.
+        carry_out, ys, sums: those that it ends with.
+    """
+
+    op: Any
+    inputs: tuple[PlanValue, ...]
+    outputs: tuple[PlanValue, ...]
+    steps: list[Step]
+    trip: PlanValue
+    carry: list[PlanValue]
+    xs: list[PlanValue]
+    fixed: list[PlanValue]
+    carry_out: list[PlanValue]
+    ys: list[PlanValue]
+    sums: list[PlanValue]
+    scope: str = ""
+
+    @property
+    def trips(self) -> int:
+        """How often the body runs."""
+        return self.op.body.dim.size
+
+
+Step = Local | Collective | Loop
+
+
+@dataclass(frozen=True)
+class Cut(Op):
+    """Keep the own piece of a block: along dims, by this processor's coordinates."""
+
+    dims: tuple[tuple[int, tuple[str, ...]], ...]
+
+    @property
+    def detail(self) -> str:
+        return " ".join(f"{'+'.join(axes)}" for _, axes in self.dims)
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """Blocks of merged or split dims: the same elements in order, other sizes."""
+
+    def infer(self, *xs: Any) -> tuple[Spec, ...]:
+        raise AssertionError("a step of plans only")
+
+
+@dataclass(frozen=True)
+class Narrow(Op):
+    """The blocks of another dtype."""
+
+    dtype: str
+
+    @property
+    def label(self) -> str:
+        return "cast"
+
+    @property
+    def detail(self) -> str:
+        return self.dtype
+
+
+@dataclass
+class Counter:
+    """Numbers values in the order of their making."""
+
+    tables: Tables
+    made: int = field(default=0)
+
+    def value(
+        self,
+        shape: Shape,
+        dtype: str,
+        placement: Placement,
+        pending: tuple[str, ...] = (),
+    ) -> PlanValue:
+        """A new value; the sizes of its block follow."""
+        mesh = self.tables.mesh
+        block = tuple(d.size // mesh.ways(a) for d, a in zip(shape, placement, strict=True))
+        self.made += 1
+        return PlanValue(self.made - 1, shape, dtype, placement, pending, block)

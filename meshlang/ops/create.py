@@ -1,0 +1,213 @@
+"""New values: constants, ranges, random numbers keyed by global position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from meshlang.dims import Dim, Shape
+from meshlang.errors import ArrayError, message
+from meshlang.notation import dim_words
+from meshlang.program import Op, Spec, apply, as_tensor, current, dtype_name, tracing
+from meshlang.tensor import Tensor
+
+#: the dtype under which NumPy holds what a program calls bfloat16 before it is lowered
+_HELD = {"bfloat16": "float32"}
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Op):
+    """An array that is part of the program. Every processor keeps its block of it."""
+
+    array: np.ndarray = field(repr=False)
+    shape: Shape
+    dtype: str
+
+    @property
+    def detail(self) -> str:
+        return str(self.array) if self.array.ndim == 0 else ""
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(self.shape, self.dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return ()
+
+
+@dataclass(frozen=True)
+class Range(Op):
+    """0, 1, 2, ... along a dim."""
+
+    dim: Dim
+    dtype: str
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(Shape((self.dim,)), self.dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return ()
+
+
+@dataclass(frozen=True)
+class Random(Op):
+    """Random numbers: a counter of the global element index, in declared dim order.
+
+    The operands are the trip counters of the loops around. `key` tells apart the random ops of a
+    program, and initial values by the hash of their variable's name.
+    """
+
+    kind: str
+    shape: Shape
+    dtype: str
+    key: int
+
+    @property
+    def label(self) -> str:
+        return f"random_{self.kind}"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(self.shape, self.dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (None,) * len(xs)
+
+
+def constant(value: Any, shape: str | Shape, dtype: str | None = None) -> Tensor:
+    """A constant array in the program, divided as its dims say.
+
+    Dims:
+        value    an array with the sizes of `shape`
+        returns  [shape...]
+
+    Raises:
+        ArrayError: the array has other sizes.
+    """
+    array = np.asarray(value)
+    shape = Shape.parse(shape)
+    name = dtype_name(dtype or _default_dtype(array))
+    if array.shape != shape.sizes:
+        raise ArrayError(
+            message(
+                "constant: the array does not have the sizes of the shape.",
+                [("array", array.shape), ("shape", shape)],
+            )
+        )
+    array = array.astype(_HELD.get(name, name))
+    if current() is None:
+        return Tensor(shape, name, None, value=array)
+    return apply(Constant(array, shape, name))[0]
+
+
+def tensor(array: Any, dims: str, dtype: str | None = None) -> Tensor:
+    """Name the dims of an array: a tensor to try ops with, outside of a trace or inside.
+
+    Args:
+        array: anything that NumPy takes.
+        dims: one name for each of its dims; sizes may be left out.
+        dtype: float64 arrays of Python floats become "compute" when it is left out.
+
+    Example:
+        >>> import meshlang as ml
+        >>> (ml.tensor([1.0, 2.0], "d") * 2.0).numpy()
+        array([2., 4.], dtype=float32)
+    """
+    array = np.asarray(array)
+    named = dim_words(dims)
+    if len(named) != array.ndim:
+        raise ArrayError(
+            message(
+                f"tensor: {len(named)} names for {array.ndim} dims.",
+                [("array", array.shape), ("names", repr(dims))],
+            )
+        )
+    text = " ".join(f"{n}{m}:{s}" for (n, m, _), s in zip(named, array.shape, strict=True))
+    return constant(array, text, dtype)
+
+
+def _default_dtype(array: np.ndarray) -> str:
+    name = array.dtype.name
+    return "compute" if name == "float64" else ("int32" if name == "int64" else name)
+
+
+def zeros(shape: str | Shape, dtype: str = "compute") -> Tensor:
+    """Zeros of a shape."""
+    return full(shape, 0, dtype)
+
+
+def ones(shape: str | Shape, dtype: str = "compute") -> Tensor:
+    """Ones of a shape."""
+    return full(shape, 1, dtype)
+
+
+def full(shape: str | Shape, value: float, dtype: str = "compute") -> Tensor:
+    """One number everywhere."""
+    from meshlang.ops.rearrange import expand_to
+
+    return expand_to(constant(value, "", dtype), Shape.parse(shape))
+
+
+def range(dim: str | Dim, dtype: str = "int32") -> Tensor:  # noqa: A001
+    """0, 1, 2, ... along a dim.
+
+    Dims:
+        dim      ``"length:128"``, or a `Dim`
+        returns  [dim]
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.range("n:3").numpy()
+        array([0, 1, 2], dtype=int32)
+    """
+    (only,) = Shape.parse(dim if isinstance(dim, str) else (dim,))
+    return apply(Range(only, dtype_name(dtype)))[0]
+
+
+def _random(kind: str, shape: str | Shape, dtype: str) -> Tensor:
+    program = tracing(f"ml.random_{kind}")
+    program.root.random_ids += 1
+    op = Random(kind, Shape.parse(shape), dtype_name(dtype), program.root.random_ids)
+    return apply(op, *program.trips)[0]
+
+
+def random_uniform(
+    shape: str | Shape, low: float = 0.0, high: float = 1.0, dtype: str = "compute"
+) -> Tensor:
+    """Uniform numbers in [low, high): the same on every mesh and layout.
+
+    Bits are a counter of the global element index, under the key (seed, step, op, trip): Philox,
+    Salmon et al., 2011.
+    """
+    unit = _random("uniform", shape, dtype)
+    return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
+
+
+def random_normal(shape: str | Shape, dtype: str = "compute") -> Tensor:
+    """Normal numbers of mean 0 and deviation 1: the same on every mesh and layout."""
+    return _random("normal", shape, dtype)
+
+
+def random_bernoulli(shape: str | Shape, probability: float) -> Tensor:
+    """True with this probability: the same on every mesh and layout."""
+    return random_uniform(shape, dtype="float32") < probability
+
+
+def dropout(x: Tensor, rate: float, *, share: str = "") -> Tensor:
+    """Zero elements with probability `rate`, and scale the others by 1 / (1 - rate).
+
+    Args:
+        x: floats.
+        rate: in [0, 1); 0 returns x.
+        share: dims along which one mask serves, e.g. ``"length"``.
+
+    Source: Srivastava et al., 2014.
+    """
+    from meshlang.ops.elementwise import where
+
+    if not 0.0 <= rate < 1.0:
+        raise ArrayError(message(f"dropout: rate {rate} is not in [0, 1)."))
+    if rate == 0.0:
+        return x
+    mask = random_bernoulli(x.shape - Shape(x.shape.pick(share)), 1.0 - rate)
+    return where(mask, x * (1.0 / (1.0 - rate)), as_tensor(0, x.dtype))
