@@ -38,8 +38,8 @@ class Sizes:
         d_expert: Hidden width of an expert.
         moe_every: Layer ``i``, counted from 0, is a mixture if ``i + 1`` is a multiple of this.
         group_size: Tokens that share the experts' capacity: neighbours, a divisor of the batch.
-        capacity_factor: Places that a group's experts have together over the ``2 * group_size``
-            that its tokens ask for.
+        capacity_factor: Places that a group's experts have together for each of its tokens, as
+            Mesh-TensorFlow counts them. A token asks for two: the default leaves a quarter free.
         min_capacity: The fewest places of an expert for a group.
         second_expert: When a token goes to its second expert: ``"all"``, ``"none"``, or
             ``"threshold"``, when its normalised gate exceeds ``second_threshold``. All of them
@@ -72,7 +72,7 @@ class Sizes:
     d_expert: int = 1024
     moe_every: int = 2
     group_size: int = 128
-    capacity_factor: float = 1.25
+    capacity_factor: float = 2.5
     min_capacity: int = 4
     second_expert: str = "all"
     second_threshold: float = 0.2
@@ -101,12 +101,8 @@ class Sizes:
 
     @property
     def capacity(self) -> int:
-        """Places of one expert for one group.
-
-        Both choices of a token count: 128 tokens, 8 experts and a factor of 1.25 give 40 places.
-        Mesh-TensorFlow counts tokens only; what it calls a factor of 2.5 is the 1.25 here.
-        """
-        places = int(2 * self.group_size * self.capacity_factor / self.experts)
+        """Places of one expert for one group of tokens."""
+        places = int(self.group_size * self.capacity_factor / self.experts)
         return max(min(self.group_size, places), self.min_capacity)
 
     def is_mixture(self, layer: int) -> bool:

@@ -137,8 +137,8 @@ def measure(
         One measurement for each contestant, in their order.
 
     Raises:
-        MeshlangError: A contestant ended or was too slow; with the end of what it wrote to
-            standard error.
+        MeshlangError: A contestant ended or was too slow, with the end of what it wrote to
+            standard error; or it does not call `serve`.
     """
     found = [Measurement(contestant.name) for contestant in contestants]
     for _ in range(starts):
@@ -182,12 +182,21 @@ class _Running:
         timed_out = not timer.is_alive()
         timer.cancel()
         if line:
-            return json.loads(line)
+            return self._read(line)
+        status = _end(self.process)  # before reading its log, which it may still be writing
         self.log.seek(0)
         last = self.log.read().strip().rpartition("\n")[2]
         what = f"took more than {self.timeout:g} s" if timed_out else "ended"
-        rows = [("exit status", self.process.wait()), ("last words", last)]
+        rows = [("exit status", status), ("last words", last)]
         raise MeshlangError(message(f"the contestant {self.name!r} {what}.", rows))
+
+    def _read(self, line: str) -> dict[str, float]:
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:
+            headline = f"the contestant {self.name!r} gives no measurement."
+            fix = "let it call benchmarks.timing.serve, which keeps standard output for answers"
+            raise MeshlangError(message(headline, [("it wrote", line.strip())], fix)) from None
 
 
 @contextlib.contextmanager
@@ -204,11 +213,16 @@ def _started(contestant: Contestant, timeout: float) -> Iterator[_Running]:
         try:
             yield _Running(contestant.name, process, log, timeout)
         finally:
-            # Its input closed, a contestant ends by itself; one that hangs is ended.
-            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                process.communicate(timeout=10.0)
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    """Closes the contestant's input, at which it ends by itself or else is ended."""
+    try:
+        process.communicate(timeout=10.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()
 
 
 def markdown(found: Sequence[Measurement]) -> str:

@@ -33,7 +33,7 @@ def gradients(ys: Any, xs: Sequence[Any], cotangents: Any = None) -> list[Tensor
         >>> import meshlang as ml
         >>> def fn(x):
         ...     return ml.gradients(ml.sum(x * x), [x])[0]
-        >>> ml.run(fn, x=ml.tensor([1.0, 2.0], "d"))
+        >>> ml.run(fn, x=ml.constant([1.0, 2.0], "d"))
         array([2., 4.], dtype=float32)
     """
     program = tracing("ml.gradients")

@@ -355,7 +355,7 @@ def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
     raise ProgramError(
         message(
             f"a {type(x).__name__} is not a tensor.",
-            fix="give a tensor, a number, or ml.tensor(array, 'dim names')",
+            fix="give a tensor, a number, or ml.constant(array, 'dim names')",
         )
     )
 
@@ -366,7 +366,7 @@ def _nameless(x: np.ndarray) -> MeshlangError:
         message(
             "an array has no named dims.",
             [("array", f"shape {x.shape}, {x.dtype}")],
-            "name them: ml.tensor(array, 'batch d_model')",
+            "name them: ml.constant(array, 'batch d_model')",
         )
     )
 

@@ -17,7 +17,7 @@ class Tensor:
 
     Operators are elementwise: ``+ - * / // % **``, comparisons ``< <= > >=``, and ``& | ~`` on
     bools. One side's dims must contain the other's; Python numbers stand for scalars.
-    Outside of a trace a tensor also holds its value: see `meshlang.tensor`.
+    Outside of a trace a tensor also holds its value: see `meshlang.constant`.
     """
 
     __slots__ = ("dtype", "node", "program", "shape", "value")

@@ -11,7 +11,6 @@ from meshlang.ops.create import (
     random_normal,
     random_uniform,
     range,  # noqa: A004
-    tensor,
     zeros,
 )
 from meshlang.ops.elementwise import (
@@ -180,7 +179,6 @@ __all__ = [
     "subtract",
     "sum",
     "tanh",
-    "tensor",
     "top_k",
     "where",
     "whole",

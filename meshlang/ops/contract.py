@@ -81,7 +81,7 @@ def einsum(*xs: Tensor, reduce: str | None = None, keep: str | None = None) -> T
 
     Example:
         >>> import meshlang as ml
-        >>> x, w = ml.tensor([[1.0, 2.0]], "batch d"), ml.tensor([[1.0], [10.0]], "d out")
+        >>> x, w = ml.constant([[1.0, 2.0]], "batch d"), ml.constant([[1.0], [10.0]], "d out")
         >>> ml.einsum(x, w, reduce="d").numpy()
         array([[21.]], dtype=float32)
     """

@@ -114,7 +114,7 @@ def scan(
         >>> import meshlang as ml
         >>> def fn(x):
         ...     return ml.scan(lambda c, x: (c + x, c), ml.zeros(""), x, over="n")
-        >>> ml.run(fn, x=ml.tensor([1.0, 2.0, 3.0], "n"))
+        >>> ml.run(fn, x=ml.constant([1.0, 2.0, 3.0], "n"))
         (array(6., dtype=float32), array([0., 1., 3.], dtype=float32))
     """
     program = tracing("ml.scan")
@@ -140,7 +140,7 @@ def accumulate(fn: Callable[[Any], Any], xs: Any, *, over: str) -> Any:
         >>> import meshlang as ml
         >>> def fn(x):
         ...     return ml.accumulate(lambda part: ml.sum(part * part), x, over="micro")
-        >>> ml.run(fn, x=ml.tensor([[1.0, 2.0], [3.0, 4.0]], "batch micro"))
+        >>> ml.run(fn, x=ml.constant([[1.0, 2.0], [3.0, 4.0]], "batch micro"))
         array(30., dtype=float32)
     """
     program = tracing("ml.accumulate")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meshlang.dims import Dim, Shape
+from meshlang.dims import Dim, Shape, twin_of
 from meshlang.errors import ArrayError, message
 from meshlang.notation import dim_words
 from meshlang.program import Op, Spec, apply, as_tensor, current, dtype_name, tracing
@@ -74,18 +74,24 @@ class Random(Op):
         return (None,) * len(xs)
 
 
-def constant(value: Any, shape: str | Shape, dtype: str | None = None) -> Tensor:
-    """A constant array in the program, divided as its dims say.
+def constant(value: Any, dims: str | Shape, dtype: str | None = None) -> Tensor:
+    """Name the dims of an array: a constant of the program; outside of a trace, a value in hand.
 
-    Dims:
-        value    an array with the sizes of `shape`
-        returns  [shape...]
+    Args:
+        value: anything that NumPy takes.
+        dims: one name for each of its dims; sizes may be left out.
+        dtype: when left out, float64 becomes "compute" and int64 becomes int32.
 
     Raises:
         ArrayError: the array has other sizes.
+
+    Example:
+        >>> import meshlang as ml
+        >>> (ml.constant([1.0, 2.0], "d") * 2.0).numpy()
+        array([2., 4.], dtype=float32)
     """
     array = np.asarray(value)
-    shape = Shape.parse(shape)
+    shape = _named(array, dims) if isinstance(dims, str) else dims
     name = dtype_name(dtype or _default_dtype(array))
     if array.shape != shape.sizes:
         raise ArrayError(
@@ -100,30 +106,17 @@ def constant(value: Any, shape: str | Shape, dtype: str | None = None) -> Tensor
     return apply(Constant(array, shape, name))[0]
 
 
-def tensor(array: Any, dims: str, dtype: str | None = None) -> Tensor:
-    """Name the dims of an array: a tensor to try ops with, outside of a trace or inside.
-
-    Args:
-        array: anything that NumPy takes.
-        dims: one name for each of its dims; sizes may be left out.
-        dtype: float64 arrays of Python floats become "compute" when it is left out.
-
-    Example:
-        >>> import meshlang as ml
-        >>> (ml.tensor([1.0, 2.0], "d") * 2.0).numpy()
-        array([2., 4.], dtype=float32)
-    """
-    array = np.asarray(array)
+def _named(array: np.ndarray, dims: str) -> Shape:
     named = dim_words(dims)
     if len(named) != array.ndim:
         raise ArrayError(
             message(
-                f"tensor: {len(named)} names for {array.ndim} dims.",
+                f"constant: {len(named)} names for {array.ndim} dims.",
                 [("array", array.shape), ("names", repr(dims))],
             )
         )
-    text = " ".join(f"{n}{m}:{s}" for (n, m, _), s in zip(named, array.shape, strict=True))
-    return constant(array, text, dtype)
+    sizes = zip(named, array.shape, strict=True)
+    return Shape(Dim(n, have if s is None else s, twin_of(m)) for (n, m, s), have in sizes)
 
 
 def _default_dtype(array: np.ndarray) -> str:

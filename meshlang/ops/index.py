@@ -145,8 +145,8 @@ def gather(table: Any, index: Any, *, dim: str) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> table = ml.tensor([[1.0, 2.0], [3.0, 4.0]], "vocab d")
-        >>> ml.gather(table, ml.tensor([1, 1, 0], "n"), dim="vocab").numpy()
+        >>> table = ml.constant([[1.0, 2.0], [3.0, 4.0]], "vocab d")
+        >>> ml.gather(table, ml.constant([1, 1, 0], "n"), dim="vocab").numpy()
         array([[3., 4.],
                [3., 4.],
                [1., 2.]], dtype=float32)
@@ -180,8 +180,8 @@ def scatter_add(
 
     Example:
         >>> import meshlang as ml
-        >>> index = ml.tensor([1, 1, 0], "n")
-        >>> ml.scatter_add(ml.tensor([1.0, 2.0, 4.0], "n"), index, into="vocab:3").numpy()
+        >>> index = ml.constant([1, 1, 0], "n")
+        >>> ml.scatter_add(ml.constant([1.0, 2.0, 4.0], "n"), index, into="vocab:3").numpy()
         array([4., 3., 0.], dtype=float32)
     """
     return scatter_add_at(values, {into: index}, batch=batch)

@@ -76,7 +76,7 @@ def top_k(x: Any, dim: str, *, into: str | Dim) -> TopK:
 
     Example:
         >>> import meshlang as ml
-        >>> ml.top_k(ml.tensor([1.0, 5.0, 3.0], "n"), "n", into="k:2").indices.numpy()
+        >>> ml.top_k(ml.constant([1.0, 5.0, 3.0], "n"), "n", into="k:2").indices.numpy()
         array([1, 2], dtype=int32)
     """
     from meshlang.ops.create import range as iota
@@ -130,7 +130,7 @@ def cumsum(x: Any, dim: str, *, exclusive: bool = False, reverse: bool = False) 
 
     Example:
         >>> import meshlang as ml
-        >>> ml.cumsum(ml.tensor([1, 2, 3], "n"), "n", exclusive=True).numpy()
+        >>> ml.cumsum(ml.constant([1, 2, 3], "n"), "n", exclusive=True).numpy()
         array([0, 1, 3], dtype=int32)
     """
     x = as_tensor(x)

@@ -220,7 +220,7 @@ def rename(x: Any, **names: str) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> ml.tensor([1.0], "length").rename(length="memory").shape
+        >>> ml.constant([1.0], "length").rename(length="memory").shape
         [memory:1]
     """
     x = as_tensor(x)
@@ -251,7 +251,7 @@ def whole(x: Any, dims: str, *, beside: str | None = None) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> ml.whole(ml.tensor([1.0], "experts"), "experts").shape
+        >>> ml.whole(ml.constant([1.0], "experts"), "experts").shape
         [experts*:1]
     """
     x = as_tensor(x)
@@ -321,7 +321,7 @@ def merge(x: Any, **parts: str) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> ml.merge(ml.tensor([[1, 2], [3, 4]], "a b"), t="b a").numpy()
+        >>> ml.merge(ml.constant([[1, 2], [3, 4]], "a b"), t="b a").numpy()
         array([1, 3, 2, 4], dtype=int32)
     """
     x = as_tensor(x)
@@ -335,7 +335,7 @@ def regroup(x: Any, pattern: str) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> x = ml.tensor([[1, 2, 3], [4, 5, 6]], "batch length")
+        >>> x = ml.constant([[1, 2, 3], [4, 5, 6]], "batch length")
         >>> ml.regroup(x, "batch length -> group token:2").shape
         [group:3 token:2]
     """
@@ -371,7 +371,7 @@ def expand(x: Any, **sizes: int) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> ml.expand(ml.tensor([1.0, 2.0], "d"), batch=2).shape
+        >>> ml.expand(ml.constant([1.0, 2.0], "d"), batch=2).shape
         [batch:2 d:2]
     """
     x = as_tensor(x)
@@ -394,7 +394,7 @@ def arrange(x: Tensor, order: str | Shape) -> Tensor:
 
     Example:
         >>> import meshlang as ml
-        >>> ml.arrange(ml.tensor([[1, 2]], "a b"), "b a").shape
+        >>> ml.arrange(ml.constant([[1, 2]], "a b"), "b a").shape
         [b:2 a:1]
     """
     shape = Shape(x.shape.pick(order)) if isinstance(order, str) else order

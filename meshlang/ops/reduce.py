@@ -211,7 +211,7 @@ def sum(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
 
     Example:
         >>> import meshlang as ml
-        >>> ml.sum(ml.tensor([[1.0, 2.0], [3.0, 4.0]], "a b"), "b").numpy()
+        >>> ml.sum(ml.constant([[1.0, 2.0], [3.0, 4.0]], "a b"), "b").numpy()
         array([3., 7.], dtype=float32)
     """
     return _reduce("sum", x, dims)

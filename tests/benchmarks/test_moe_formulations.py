@@ -11,7 +11,7 @@ from benchmarks.sizes import Sizes
 
 # Few places, so that tokens are dropped: by one expert, and by both.
 CROWDED = Sizes(
-    batch=3, length=10, group_size=10, experts=4, d_model=5, capacity_factor=0.8, min_capacity=1
+    batch=3, length=10, group_size=10, experts=4, d_model=5, capacity_factor=1.6, min_capacity=1
 )
 
 

@@ -15,7 +15,7 @@ sys.path.insert(0, {root!r})
 from benchmarks.timing import serve
 
 def prepare():
-    print("noise on standard output")
+    print("noise on standard output", flush=True)
     return lambda: {step}
 
 serve(prepare)
@@ -65,6 +65,16 @@ def test_a_contestant_that_hangs_is_ended():
         "the contestant 'stuck' took more than 2 s.\n"
         "  exit status  -9\n"
         "  last words   noise on standard output"
+    )
+
+
+def test_a_program_that_does_not_serve_is_refused():
+    with pytest.raises(MeshlangError) as error:
+        measure([Contestant("chatty", ("-c", "print('hello')"))])
+    assert str(error.value) == (
+        "the contestant 'chatty' gives no measurement.\n"
+        "  it wrote  hello\n"
+        "  fix: let it call benchmarks.timing.serve, which keeps standard output for answers"
     )
 
 

@@ -44,6 +44,8 @@ def check(found: list[np.ndarray], wanted: list[np.ndarray], tolerance: float = 
     for got, want in zip(found, wanted, strict=True):
         assert got.shape == want.shape
         assert got.dtype == want.dtype
+        if got.dtype == tf.bfloat16.as_numpy_dtype:  # NumPy does not know its NaNs
+            got, want = got.astype(np.float32), want.astype(np.float32)
         if tolerance:
             np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
         else:
@@ -111,9 +113,9 @@ def test_all_to_all(run, mesh):
 def permutations_to_try(size: int) -> list[tuple[int, ...]]:
     rng = np.random.default_rng(size)
     shifts = [tuple((i + by) % size for i in range(size)) for by in (0, 1, -1, 3)]
-    drawn = [tuple(rng.permutation(size).tolist()) for _ in range(3)]
+    drawn = [tuple(rng.permutation(size).tolist()) for _ in range(2)]
     swap = [(1, 0, *range(2, size))] if size > 1 else []
-    return [*shifts, *drawn, *swap]
+    return sorted({*shifts, *drawn, *swap})
 
 
 def test_permute(run, mesh):

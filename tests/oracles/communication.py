@@ -6,8 +6,7 @@ Collectives over a group of one vanish. Payload is the block of an all_reduce, t
 reduce_scatter, the output block of an all_gather, the local block of an all_to_all or a permute.
 
 Two ways lead to the same numbers and the tests hold them against each other: `sums` derives them
-    from
-einsums and their gradients, and the closed forms state them.
+from einsums and their gradients, and the closed forms state them.
 """
 
 import re
@@ -113,9 +112,8 @@ def sums(
 
     A program has one einsum a line, `result[dims] = a[dims] b[dims]`. Lines with the same result
     are added, and so are the contributions to a gradient by all consumers of a tensor: equal
-        pending sums
-    that are added are paid once. A tensor may be used under other dim names (`length` as `memory`).
-    What is not an einsum (activations, norms, residuals) moves nothing and is left out.
+    pending sums that are added are paid once. A tensor may be used under other dim names (`length`
+    as `memory`). Activations, norms and residuals move nothing and are left out.
 
     Args:
         program: the einsums.

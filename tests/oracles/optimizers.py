@@ -67,8 +67,8 @@ class Adafactor:
        momentum is of scaled updates, so the rate at the time of each gradient counts.
     7. `w = w - u`.
 
-    Slots: `vr` (dims of w without d0), `vc` (without d1), or `v` (dims of w); `m` if beta1 is not
-        0.
+    Slots: `vr` (dims of w without d0), `vc` (without d1), or `v` (dims of w); `m` with
+    beta1.
     """
 
     learning_rate: LearningRate | None = None

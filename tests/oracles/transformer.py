@@ -234,8 +234,7 @@ def attention_mask(length: int, segments: Array | None = None) -> Array:
 
 
 def relative_buckets(distance: Array, buckets: int = 32, max_distance: int = 128) -> Array:
-    """T5's bucket for looking back by `distance` (query position minus memory position), one
-    direction.
+    """T5's bucket for looking back by `distance`: query position minus memory position.
 
     Half of the buckets are exact, the others grow as the logarithm, the last holds all from
     `max_distance` on. Looking forward is bucket 0; the causal mask hides it.

@@ -1,0 +1,97 @@
+"""Between whole arrays on the host and blocks on processors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from meshlang.layout.mesh import Mesh
+from meshlang.layout.values import PlanValue
+from meshlang.lowering.backend import Machine
+from meshlang.lowering.simulated import SimulatedMachine, check_whole
+
+Index = tuple[slice, ...]
+
+
+def block_index(value: PlanValue, mesh: Mesh, processor: int) -> Index:
+    """The part of the whole array that a processor holds."""
+    at = mesh.coordinates(processor)
+    index = []
+    for axes, size in zip(value.placement, value.block, strict=True):
+        piece = 0
+        for axis in axes:
+            piece = piece * mesh[axis] + at[axis]
+        index.append(slice(piece * size, (piece + 1) * size))
+    return tuple(index)
+
+
+def cut_blocks(array: np.ndarray, value: PlanValue, mesh: Mesh) -> list[np.ndarray]:
+    """The block of each processor, in order."""
+    return [array[block_index(value, mesh, p)] for p in range(mesh.size)]
+
+
+def assemble(
+    machine: Machine, value: PlanValue, parts: Sequence[tf.Tensor], name: str
+) -> np.ndarray:
+    """The whole array. In a simulation, copies that must be equal are compared."""
+    mesh = machine.mesh
+    if isinstance(machine, SimulatedMachine):
+        used = {a for axes in value.placement for a in axes}
+        spare = tuple(a for a in mesh.names if a not in used and mesh[a] > 1)
+        if spare:
+            check_whole(parts[0].numpy(), mesh, spare, name)
+    blocks = machine.blocks(parts)
+    whole = np.empty(value.shape.sizes, tf.as_dtype(value.dtype).as_numpy_dtype)
+    filled: set[tuple[int, ...]] = set()
+    for processor, block in enumerate(blocks):
+        index = block_index(value, mesh, processor)
+        begin = tuple(part.start for part in index)
+        if begin not in filled:
+            filled.add(begin)
+            whole[index] = block.numpy()
+    return whole
+
+
+class Result:
+    """A result of a call, on the devices until it is read."""
+
+    def __init__(self, machine: Machine, value: PlanValue, parts: list[tf.Tensor]) -> None:
+        self._machine = machine
+        self._value = value
+        self._parts = parts
+        self._array: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the whole."""
+        return self._value.shape.sizes
+
+    def numpy(self) -> np.ndarray:
+        """The whole array, fetched once."""
+        if self._array is None:
+            self._array = assemble(self._machine, self._value, self._parts, "a result")
+        return self._array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __float__(self) -> float:
+        return float(self.numpy())
+
+    def __int__(self) -> int:
+        return int(self.numpy())
+
+    def __bool__(self) -> bool:
+        return bool(self.numpy())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.numpy().item() if not self.shape else self.numpy(), spec)
+
+    def __repr__(self) -> str:
+        return repr(self.numpy())
+
+    __str__ = __repr__

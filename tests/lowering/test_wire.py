@@ -1,0 +1,57 @@
+"""How blocks travel, without devices."""
+
+from itertools import permutations
+
+import pytest
+import tensorflow as tf
+
+from meshlang.lowering.wire import pair_rounds, radices, to_move, to_reduce
+
+
+@pytest.mark.parametrize("size", range(1, 7))
+def test_pair_rounds_of_every_permutation(size):
+    for sources in permutations(range(size)):
+        found = pair_rounds(sources)
+        if found is None:
+            continue
+        rounds, when = found
+        for partners in rounds:
+            assert sorted(partners) == list(range(size))
+            assert all(partners[partners[i]] == i != partners[i] for i in range(size))
+        for member, source in enumerate(sources):
+            assert source == (member if when[member] < 0 else rounds[when[member]][member])
+
+
+@pytest.mark.parametrize("size", [2, 4, 6, 8, 64])
+def test_neighbour_shifts_on_an_even_axis_take_at_most_two_rounds(size):
+    for step in (1, -1):
+        found = pair_rounds([(i + step) % size for i in range(size)])
+        assert found is not None
+        assert len(found[0]) == (1 if size == 2 else 2)
+
+
+def test_radices_multiply_and_stay_below_the_collision():
+    for members in range(1, 300):
+        steps = radices(members)
+        if steps is None:
+            largest = max(p for p in range(2, members + 1) if members % p == 0 and _prime(p))
+            assert largest > 11
+            continue
+        product = 1
+        for step in steps:
+            assert step <= 11
+            product *= step
+        assert product == members
+
+
+def _prime(number: int) -> bool:
+    return all(number % k for k in range(2, number))
+
+
+def test_what_cannot_travel_says_so():
+    with pytest.raises(TypeError, match="blocks of complex64 do not travel"):
+        to_move(tf.zeros([1], tf.complex64))
+    with pytest.raises(TypeError, match="there is no sum of uint8"):
+        to_reduce(tf.zeros([1], tf.uint8), "sum")
+    with pytest.raises(TypeError, match="there is no max of uint32"):
+        to_reduce(tf.zeros([1], tf.uint32), "max")
