@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
-
-from meshlang.lowering import runtime
+from tensorflow.types.experimental import PolymorphicFunction
 
 _CONTROL = {"While", "StatelessWhile", "If", "StatelessIf"}
 
@@ -29,7 +28,7 @@ def while_loop(
     with _functional():
         found = tf.while_loop(
             lambda *values: cond(list(values)),
-            lambda *values: list(runtime.function(lambda *v: list(body(list(v))))(*values)),
+            lambda *values: list(_apart(lambda *v: list(body(list(v))))(*values)),
             list(loop_vars),
         )
     return list(found)
@@ -53,11 +52,20 @@ def cond(
     with _functional():
         found = tf.cond(
             predicate,
-            lambda: list(runtime.function(lambda: list(true_fn()))()),
-            lambda: list(runtime.function(lambda: list(false_fn()))()),
+            lambda: list(_apart(lambda: list(true_fn()))()),
+            lambda: list(_apart(lambda: list(false_fn()))()),
         )
     # Without results TensorFlow returns an op in place of an empty list.
     return list(found) if isinstance(found, list | tuple) else []
+
+
+def _apart(fn: Callable[..., list[tf.Tensor]]) -> PolymorphicFunction:
+    """A body or branch as a function that is called and not inlined.
+
+    TensorFlow hands matrix products and convolutions to oneDNN while it prepares a called function,
+    and never in the bare body of a While or If op: a bfloat16 product takes four times as long there.
+    """
+    return tf.function(fn, autograph=False, experimental_attributes={"_noinline": True})
 
 
 @contextmanager

@@ -3,11 +3,10 @@
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow.python.eager import context
-from tensorflow.types.experimental import PolymorphicFunction
 
 from meshlang.errors import MeshError, message
 from meshlang.layout.mesh import Mesh
@@ -112,21 +111,6 @@ def free(name: str, device: str) -> None:
             dtype=tf.float32, shape=[], shared_name=f"meshlang/{name}"
         )
         tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=True)
-
-
-def function(fn: Callable[..., object], specs: Sequence[tf.TypeSpec] | None = None) -> PolymorphicFunction:
-    """A `tf.function` that calls of it do not inline.
-
-    TensorFlow hands matrix products and convolutions to oneDNN while it prepares a called function,
-    and never inside of the bare body of a While or If op: there a bfloat16 product takes four times
-    as long. Calls that are not inlined are also prepared faster than one graph of them all.
-    """
-    return tf.function(
-        fn,
-        input_signature=specs,
-        autograph=False,
-        experimental_attributes={"_noinline": True},
-    )
 
 
 def check_version(version: str) -> None:

@@ -285,6 +285,7 @@ class SpmdMachine:
         keys, token = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.resource)
         found: list[Groups] = []
 
+        @tf.function(autograph=False, input_signature=[place, keys, token, *specs])
         def one_device(
             coordinates: tf.Tensor, keys: tf.Tensor, token: tf.Tensor, *values: Value
         ) -> Values:
@@ -293,8 +294,7 @@ class SpmdMachine:
             found.extend(backend.groups)
             return results
 
-        traced = runtime.function(one_device, [place, keys, token, *specs])
-        return traced.get_concrete_function(), found
+        return one_device.get_concrete_function(), found
 
     def _context(self, processor: int, groups: list[Groups]) -> tuple[tf.Tensor, tf.Tensor]:
         """A processor's coordinates, and the keys of its groups."""

