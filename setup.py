@@ -80,11 +80,12 @@ setup(
         f"tensorflow{TENSORFLOW}",
         "numpy>=1.26",
         "absl-py>=2.1",
-        "gin-config>=0.5",
+        "gin-config>=0.5,<0.6",
         "protobuf>=6.31",
         "tensorflow-datasets>=4.9.10",
         "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 imports it without asking for it
         "tqdm>=4.66",
+        "array_record>=0.8",  # tensorflow-datasets asks for it on Linux only
     ],
     extras_require={
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],

@@ -19,7 +19,7 @@ class Twin:
     kind     lies
     whole    nowhere: every processor has all of it
     beside   on the axes of the dim that the dim `of[0]` leaves free
-    kept     where a variable with the dims `of` is kept: its own axes, then those of `params`
+    kept     where a variable with the dims `of` (labels) is kept: its own axes, then `params`
     slot     as kept, then on the axes of the table `slots`
     """
 
@@ -188,8 +188,33 @@ def twin_of(mark: str) -> Twin | None:
 
 def kept(shape: Shape, kind: str = "kept", owner: tuple[str, ...] | None = None) -> Shape:
     """The dims under which a variable of this shape is kept (kind "kept") or updated ("slot")."""
-    twin = Twin(kind, owner if owner is not None else shape.names)
+    twin = Twin(kind, owner if owner is not None else tuple(d.label for d in shape))
     return Shape(replace(d, twin=twin) for d in shape)
+
+
+def ordinary(shape: Shape) -> Shape:
+    """The dims under which a kept value is used: those that its variable was declared with."""
+    return Shape(_declared(d) for d in shape)
+
+
+def _declared(dim: Dim) -> Dim:
+    if dim.twin is None or dim.twin.kind not in ("kept", "slot"):
+        return dim
+    for label in dim.twin.of:
+        name, mark = split_label(label)
+        if name == dim.name:
+            return Dim(dim.name, dim.size, twin_of(mark))
+    return dim.plain()
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """A label's name and mark.
+
+    >>> split_label("experts|group"), split_label("experts*"), split_label("batch")
+    (('experts', '|group'), ('experts', '*'), ('batch', ''))
+    """
+    ((name, mark, _),) = dim_words(label)
+    return name, mark
 
 
 def is_kept(shape: Shape) -> bool:

@@ -151,5 +151,5 @@ def _gathered_again(x: Tensor, again: dict[Tensor, Tensor]) -> Tensor:
     if x not in again:
         program = current()
         assert program is not None
-        again[x] = program.add(Use(x.node.op.dtype), x.node.inputs[0])[0]
+        again[x] = program.add(Use(x.node.op.dtype, again=True), x.node.inputs[0])[0]
     return again[x]

@@ -38,7 +38,7 @@ class Builder:
         self.counter = counter
         self.steps: list[Step] = []
         self.scope = ""
-        self._moved: dict[tuple[PlanValue, Shape, Placement], PlanValue] = {}
+        self._moved: dict[tuple[PlanValue, Shape, Placement, bool], PlanValue] = {}
         self._narrowed: dict[tuple[PlanValue, str], PlanValue] = {}
         self._paid: dict[tuple[PlanValue, tuple[str, ...]], PlanValue] = {}
 
@@ -163,13 +163,19 @@ class Builder:
 
     # -- moves --------------------------------------------------------------------------------
 
-    def move(self, x: PlanValue, shape: Shape) -> PlanValue:
-        """To where the dims of `shape`, which may have other names, lie. Equal moves happen once."""
-        return self.move_to(x, shape, self.placement(shape))
+    def move(self, x: PlanValue, shape: Shape, *, again: bool = False) -> PlanValue:
+        """To where the dims of `shape`, which may have other names, lie.
 
-    def move_to(self, x: PlanValue, shape: Shape, target: Placement) -> PlanValue:
+        Equal moves happen once; with `again`, once more if data is sent.
+        """
+        target = self.placement(shape)
+        return self.move_to(x, shape, target, again and target != x.placement)
+
+    def move_to(
+        self, x: PlanValue, shape: Shape, target: Placement, again: bool = False
+    ) -> PlanValue:
         """To a placement given outright. A pending sum that is cut becomes a reduce_scatter."""
-        key = (x, shape, target)
+        key = (x, shape, target, again)
         if key not in self._moved:
             self._moved[key] = self._moved_to(x, shape, target)
         return self._moved[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from meshlang.dims import Dim
+from meshlang.dims import Dim, split_label, twin_of
 from meshlang.errors import LayoutError, did_you_mean, message
 from meshlang.layout.mesh import Mesh
 from meshlang.notation import entries
@@ -120,9 +120,12 @@ class Tables:
 
     def kept_axes(self, owner: tuple[str, ...], kind: str) -> dict[str, tuple[str, ...]]:
         """Where the dims of a variable are kept: own axes first, then those that tables add."""
-        found = {name: self._own(name) for name in owner}
+        found = {}
+        for label in owner:
+            name, mark = split_label(label)
+            found[name] = self.axes(Dim(name, 1, twin_of(mark)))
         for table in (self.params,) if kind == "kept" else (self.params, self.slots):
-            for name in owner:
+            for name in found:
                 used = {a for axes in found.values() for a in axes}
                 extra = (a for a in table[name] if a not in used and self.mesh[a] > 1)
                 found[name] = (*found[name], *extra)
@@ -131,7 +134,7 @@ class Tables:
     def skipped(self, owner: tuple[str, ...]) -> list[tuple[str, str]]:
         """The (dim, axis) pairs that `params` and `slots` ask for and a variable cannot have."""
         found = self.kept_axes(owner, "slot")
-        wanted = [(n, a) for t in (self.params, self.slots) for n in owner for a in t[n]]
+        wanted = [(n, a) for t in (self.params, self.slots) for n in found for a in t[n]]
         return [(n, a) for n, a in wanted if self.mesh[a] > 1 and a not in found[n]]
 
     def check_used(self, names: Iterable[str]) -> None:

@@ -1,17 +1,21 @@
 """When a pending sum is paid: where it is made, unless all its consumers cost strictly fewer bytes.
 
-One sweep from the results back decides. An add of k values pending over the same axes counts 1/k
-for each; ties pay early; a sum that its consumers only cut is priced as a reduce_scatter.
+A sweep from the results back decides. An add of k values pending over the same axes counts 1/k for
+each; ties pay early; a sum that its consumers only cut is priced as a reduce_scatter.
+
+What an add of k values costs each of them depends on whether the others reach it unpaid, which a
+sweep from the results back learns only later. It begins with "all do", and is repeated with what it
+found until nothing changes. Values only ever turn from late to early, so it ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
+from math import inf, prod
 
-from meshlang.dims import Dim
 from meshlang.layout.layout import Tables
 from meshlang.layout.values import BYTES
+from meshlang.ops.create import Constant
 from meshlang.program import Node
 from meshlang.tensor import Tensor
 
@@ -19,7 +23,12 @@ Axes = tuple[str, ...]
 
 
 class Payments:
-    """Which tensors of a program stay pending after they are made."""
+    """Which tensors of a program stay pending after they are made.
+
+    Attributes:
+        late: for each tensor that is made pending, whether it stays so.
+        made: the axes over which a tensor is pending when it is made, where there are any.
+    """
 
     def __init__(
         self,
@@ -41,10 +50,8 @@ class Payments:
             trips: of that loop; such a sum is paid once for all of them.
         """
         self._tables = tables
-        self.potential: dict[Tensor, Axes] = {}
-        for node in nodes:
-            for y, made in zip(node.outputs, made_pending(node), strict=True):
-                self.potential[y] = tuple(dict.fromkeys((*self._through(node), *made)))
+        self._begun = [made_pending(node) for node in nodes]
+        self._nodes = nodes
         self._consumers: dict[Tensor, list[Node]] = {}
         for node in nodes:
             for x in dict.fromkeys(node.inputs):
@@ -53,95 +60,101 @@ class Payments:
         self._results = set(results)
         self._cost: dict[Tensor, float] = {}
         self.late: dict[Tensor, bool] = {}
-        for node in reversed(nodes):
-            for y in node.outputs:
-                self._decide(y)
+        self.made: dict[Tensor, Axes] = {}
+        while self._sweep():
+            pass
 
-    def _through(self, node: Node) -> Axes:
-        """The pending axes that come out of a node if nothing is paid before."""
-        pending = [self.potential.get(x, ()) for x in node.inputs]
-        how = [node.op.passes(i) for i in range(len(node.inputs))]
-        brought = [i for i, p in enumerate(pending) if p]
-        if not brought:
-            return ()
-        axes = pending[brought[0]]
-        if self._blocked(node, axes):
-            return ()
-        if how[brought[0]] == "move":
-            target = {a for d in node.outputs[0].shape for a in self._tables.axes(d)}
-            return tuple(a for a in axes if a not in target)
-        if len(brought) == 1 and how[brought[0]] == "alone":
-            return axes
-        free = [i for i, h in enumerate(how) if h == "together"]
-        equal = all(set(pending[i]) == set(axes) for i in free)
-        return axes if equal and set(brought) == set(free) else ()
+    def pending(self, x: Tensor) -> Axes:
+        """The axes over which a tensor reaches its consumers unpaid."""
+        return self.made.get(x, ()) if self.late.get(x, True) else ()
 
-    def _blocked(self, node: Node, axes: Axes) -> bool:
-        """Never through an op one of whose dims lies on a pending axis; a move may cut it."""
-        if node.op.passes(0) == "move":
-            return self._on(node.inputs[0], axes)
-        return any(self._on(t, axes) for t in (*node.inputs, *node.outputs))
+    def _sweep(self) -> bool:
+        """Forward, what is made pending; backward, what stays so. Whether anything turned early."""
+        self.made.clear()
+        for node, begun in zip(self._nodes, self._begun, strict=True):
+            through = passing(self._tables, node, [self.pending(x) for x in node.inputs]) or ()
+            for y, begins in zip(node.outputs, begun, strict=True):
+                if through or begins:
+                    self.made[y] = tuple(dict.fromkeys((*through, *begins)))
+        early = [y for y in reversed(self.made) if self._turns_early(y)]
+        return bool(early)
 
-    def _on(self, t: Tensor, axes: Axes) -> bool:
-        return any(a in axes for d in t.shape for a in self._tables.axes(d))
-
-    def _decide(self, y: Tensor) -> None:
-        axes = self.potential.get(y, ())
-        if not axes:
-            return
-        early = self._all_reduce(y, axes)
-        late = self._paid_by_consumers(y, axes)
+    def _turns_early(self, y: Tensor) -> bool:
+        early = self._all_reduce(y, self.made[y])
+        if not self.late.get(y, True):
+            self._cost[y] = early
+            return False
+        late = self._paid_by_consumers(y)
         self.late[y] = late < early
         self._cost[y] = min(early, late)
+        return not self.late[y]
 
-    def _paid_by_consumers(self, y: Tensor, axes: Axes) -> float:
-        if y in self._results:
-            return inf
-        total = self._all_reduce(y, axes) / self._trips if y in self._sums else 0.0
+    def _paid_by_consumers(self, y: Tensor) -> float:
         consumers = self._consumers.get(y, [])
-        if not consumers and y not in self._sums:
+        if y in self._results or (not consumers and y not in self._sums):
             return inf
-        for node in consumers:
-            total += self._through_cost(node, y, axes)
-        return total
+        total = self._all_reduce(y, self.made[y]) / self._trips if y in self._sums else 0.0
+        return total + sum(self._paid_by(node, y) for node in consumers)
 
-    def _through_cost(self, node: Node, y: Tensor, axes: Axes) -> float:
-        if self._blocked(node, axes):
+    def _paid_by(self, node: Node, y: Tensor) -> float:
+        """The share of a tensor in what is paid behind one of its consumers."""
+        pendings = [self.pending(x) for x in node.inputs]
+        if passing(self._tables, node, pendings) is None:
             return inf
         out = node.outputs[0]
-        places = [i for i, x in enumerate(node.inputs) if x is y]
-        how = node.op.passes(places[0])
-        if how == "move":
-            return self._move_cost(node, y, axes)
-        if not set(axes) <= set(self.potential.get(out, ())):
-            return inf
-        pending = [x for x in node.inputs if self.potential.get(x)]
-        if how == "alone" and len(pending) == 1:
-            return self._cost.get(out, inf)
-        if how == "together":
-            return self._cost.get(out, inf) * len(places) / len(node.inputs)
-        return inf
-
-    def _move_cost(self, node: Node, y: Tensor, axes: Axes) -> float:
-        """A reduce_scatter over the axes that the target appends; the rest goes on."""
-        out = node.outputs[0]
-        target = {a for d in out.shape for a in self._tables.axes(d)}
-        cut = tuple(a for a in axes if a in target)
-        ways = self._tables.mesh.ways(cut)
-        cost = self._bytes(y) * (ways - 1) / ways
-        return cost + (self._cost.get(out, inf) if set(axes) - set(cut) else 0.0)
+        onward = self._cost.get(out, 0.0) if self.made.get(out) else 0.0
+        if _passes(node, node.inputs.index(y)) == "move":
+            scattered = tuple(a for a in self.made[y] if a not in self.made.get(out, ()))
+            ways = self._tables.mesh.ways(scattered)
+            return onward + self._bytes(y) * (ways - 1) / ways
+        return onward * node.inputs.count(y) / sum(map(bool, pendings))
 
     def _all_reduce(self, y: Tensor, axes: Axes) -> float:
         ways = self._tables.mesh.ways(axes)
         return 2.0 * (ways - 1) / ways * self._bytes(y)
 
     def _bytes(self, y: Tensor) -> int:
-        mesh = self._tables.mesh
+        ways = self._tables.mesh.ways
+        return BYTES[y.dtype] * prod(d.size // ways(self._tables.axes(d)) for d in y.shape)
 
-        def block(d: Dim) -> int:
-            return d.size // mesh.ways(self._tables.axes(d))
 
-        size = BYTES[y.dtype]
-        for d in y.shape:
-            size *= block(d)
-        return size
+def passing(tables: Tables, node: Node, pendings: Sequence[Axes]) -> Axes | None:
+    """The pending axes that come through a node, given those of its operands.
+
+    Returns:
+        The axes that its results bring from operands, or None: operands are paid first.
+    """
+    brought = [i for i, p in enumerate(pendings) if p]
+    if not brought:
+        return ()
+    axes, how = pendings[brought[0]], _passes(node, brought[0])
+    if how == "move":
+        if _lies_on(tables, node.inputs[0], axes):
+            return None
+        target = {a for d in node.outputs[0].shape for a in tables.axes(d)}
+        return tuple(a for a in axes if a not in target)
+    if any(_lies_on(tables, t, axes) for t in (*node.inputs, *node.outputs)):
+        return None
+    if how == "alone":
+        return axes if len(brought) == 1 else None
+    if how == "together":
+        equal = all(set(pendings[i]) == set(axes) for i in brought)
+        others = (x for i, x in enumerate(node.inputs) if i not in brought)
+        rest = (x for x in others if _passes(node, node.inputs.index(x)) == "together")
+        return axes if equal and all(map(_is_zero, rest)) else None
+    return None
+
+
+def _passes(node: Node, i: int) -> str:
+    return node.op.passes(i)
+
+
+def _is_zero(x: Tensor) -> bool:
+    """A zero is a part of any sum: ``where(mask, pending, 0)``."""
+    op = x.node.op if x.node else None
+    return isinstance(op, Constant) and op.array.ndim == 0 and not op.array
+
+
+def _lies_on(tables: Tables, t: Tensor, axes: Axes) -> bool:
+    """Never through an op one of whose dims lies on a pending axis."""
+    return any(a in axes for d in t.shape for a in tables.axes(d))

@@ -9,7 +9,7 @@ from meshlang.dims import Dim
 from meshlang.errors import LayoutError, MeshlangError, message
 from meshlang.layout.builder import Builder
 from meshlang.layout.layout import Tables
-from meshlang.layout.payment import Axes, Payments
+from meshlang.layout.payment import Axes, Payments, passing
 from meshlang.layout.values import Loop, PlanValue
 from meshlang.ops.contract import Einsum
 from meshlang.ops.control import Body, Scan
@@ -61,27 +61,10 @@ def emit(
 
 def _operands(builder: Builder, node: Node, env: dict[Tensor, PlanValue]) -> list[PlanValue]:
     """The operands' values; pending ones that cannot pass are paid first."""
-    xs = [env[x] for x in node.inputs]
-    if not any(x.pending for x in xs) or _may_pass(builder.tables, node, xs):
-        return xs
-    for x in node.inputs:
-        env[x] = builder.pay(env[x])
+    if passing(builder.tables, node, [env[x].pending for x in node.inputs]) is None:
+        for x in node.inputs:
+            env[x] = builder.pay(env[x])
     return [env[x] for x in node.inputs]
-
-
-def _may_pass(tables: Tables, node: Node, xs: Sequence[PlanValue]) -> bool:
-    how = [node.op.passes(i) for i in range(len(xs))]
-    brought = [i for i, x in enumerate(xs) if x.pending]
-    axes = set(xs[brought[0]].pending)
-    if how[brought[0]] == "move":
-        return True
-    dims = {d for t in (*node.inputs, *node.outputs) for d in t.shape}
-    if any(a in axes for d in dims for a in tables.axes(d)):
-        return False
-    if len(brought) == 1 and how[brought[0]] == "alone":
-        return True
-    together = [i for i, h in enumerate(how) if h == "together"]
-    return brought == together and all(set(xs[i].pending) == axes for i in together)
 
 
 def _made_pending(tables: Tables) -> Any:
@@ -103,7 +86,7 @@ def _loop_pending(body: Body, tables: Tables) -> list[Axes]:
     nodes = live_nodes(body.program.nodes, (*results, *body.sums))
     made = _made_pending(tables)
     inner = Payments(nodes, tables, made, results, body.sums, body.dim.size)
-    late = [inner.potential[s] if inner.late.get(s) else () for s in body.sums]
+    late = [inner.pending(s) for s in body.sums]
     return [*(() for _ in body.carry), *(() for _ in body.ys), *late]
 
 

@@ -1,8 +1,8 @@
 """What a lowered plan is written against: values, local stretches, five collectives, loops.
 
 A *value* stands for one tensor's blocks on all processors and is opaque to the plan's executor: a
-`Backend` alone knows its form. Two exist: `meshlang.lowering.spmd` runs one program on every device,
-`meshlang.lowering.simulated` runs all processors as one stack on one device.
+`Backend` alone knows its form. Two exist: `meshlang.lowering.spmd` runs one program on every
+device, `meshlang.lowering.simulated` runs all processors as one stack on one device.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -119,7 +119,7 @@ class Place:
 class Launched(Protocol):
     """A program on its devices."""
 
-    def __call__(self, arguments: Sequence[Sequence[object]]) -> list[Values]:
+    def __call__(self, arguments: Sequence[Sequence[object]], /) -> list[Values]:
         """Run it once: `arguments[place][i]` in, `results[place][i]` out.
 
         Arguments are arrays or tensors, of the form that `Machine.join` gives.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,24 @@ def cut_blocks(array: np.ndarray, value: PlanValue, mesh: Mesh) -> list[np.ndarr
     return [array[block_index(value, mesh, p)] for p in range(mesh.size)]
 
 
+def holder(value: PlanValue, mesh: Mesh, processor: int) -> int:
+    """The first processor that holds the same block as this one."""
+    used = {a for axes in value.placement for a in axes}
+    return mesh.group(processor, tuple(a for a in mesh.names if a not in used))[0]
+
+
+def first_holder(value: PlanValue, mesh: Mesh, processor: int) -> bool:
+    """Whether no processor before this one holds its block."""
+    return holder(value, mesh, processor) == processor
+
+
+def spread(
+    value: PlanValue, mesh: Mesh, blocks: Mapping[int, np.ndarray]
+) -> list[np.ndarray]:
+    """The block of each processor, from those of the first holders."""
+    return [blocks[holder(value, mesh, p)] for p in range(mesh.size)]
+
+
 def assemble(
     machine: Machine, value: PlanValue, parts: Sequence[tf.Tensor], name: str
 ) -> np.ndarray:
@@ -43,15 +61,10 @@ def assemble(
         spare = tuple(a for a in mesh.names if a not in used and mesh[a] > 1)
         if spare:
             check_whole(parts[0].numpy(), mesh, spare, name)
-    blocks = machine.blocks(parts)
     whole = np.empty(value.shape.sizes, tf.as_dtype(value.dtype).as_numpy_dtype)
-    filled: set[tuple[int, ...]] = set()
-    for processor, block in enumerate(blocks):
-        index = block_index(value, mesh, processor)
-        begin = tuple(part.start for part in index)
-        if begin not in filled:
-            filled.add(begin)
-            whole[index] = block.numpy()
+    for processor, block in enumerate(machine.blocks(parts)):
+        if first_holder(value, mesh, processor):
+            whole[block_index(value, mesh, processor)] = block.numpy()
     return whole
 
 

@@ -63,7 +63,8 @@ def _apart(fn: Callable[..., list[tf.Tensor]]) -> PolymorphicFunction:
     """A body or branch as a function that is called and not inlined.
 
     TensorFlow hands matrix products and convolutions to oneDNN while it prepares a called function,
-    and never in the bare body of a While or If op: a bfloat16 product takes four times as long there.
+    and never in the bare body of a While or If op: there a bfloat16 product takes four times as
+    long.
     """
     return tf.function(fn, autograph=False, experimental_attributes={"_noinline": True})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,10 +15,11 @@ from meshlang.layout.plan import Plan, plan
 from meshlang.layout.values import PlanValue
 from meshlang.lowering import runtime
 from meshlang.lowering.backend import Backend, Launched, Machine, Values
-from meshlang.lowering.blocks import Result, assemble, cut_blocks
-from meshlang.lowering.executor import Executor, block_of
+from meshlang.lowering.blocks import Result, assemble, cut_blocks, first_holder, spread
+from meshlang.lowering.executor import Executor, block_of, blocks_now
 from meshlang.lowering.simulated import SimulatedMachine
 from meshlang.lowering.spmd import SpmdMachine
+from meshlang.manifest import Manifest
 from meshlang.program import Precision, Program, within
 from meshlang.structure import leaves, rebuild
 from meshlang.tensor import Tensor
@@ -141,17 +143,15 @@ class Executable:
         """
         self.store.seed, self.store.step = seed, 0
         init = plan_of_initial_values(self.plan)
-        keys = {name: self.store.key(name) for name in init.results}
-
-        def assign(backend: Backend, values: Values) -> Values:
-            found = _run_plan(init, self.store, backend, values)
-            for (name, _), value in zip(init.results.items(), found, strict=True):
-                backend.assign(keys[name], value)
-            return []
-
-        launched = self._machine.launch(assign, [_SEED, _STEP])
-        launched(self._arguments([], seed=seed, step=0))
-        self.store.ready.update(init.results)
+        made: dict[PlanValue, dict[int, np.ndarray]] = {v: {} for v in init.results.values()}
+        for processor in range(self._machine.mesh.size):
+            wanted = [v for v in made if first_holder(v, init.mesh, processor)]
+            blocks = blocks_now(init.mesh, init.steps, wanted, processor, seed)
+            for value, block in zip(wanted, blocks, strict=True):
+                made[value][processor] = block
+        for name, value in init.results.items():
+            blocks = spread(value, self._machine.mesh, made[value])
+            self.store.write_parts(name, value, self._machine.join(blocks))
 
     def __call__(self, **arrays: Any) -> Any:
         """Run once.
@@ -182,17 +182,19 @@ class Executable:
         """Give a variable the value of an array of its shape."""
         self.store.write(name, array)
 
-    def save(self, path: str) -> None:
+    def save(
+        self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None
+    ) -> Manifest:
         """Write all variables, the step and the seed as one checkpoint; see `checkpoint.save`."""
         from meshlang.lowering import checkpoint
 
-        checkpoint.save(self.store, path)
+        return checkpoint.save(self.store, path, tables=self.plan.tables, extra=extra)
 
-    def restore(self, path: str) -> None:
+    def restore(self, path: str | os.PathLike[str]) -> Manifest:
         """Read them back, saved under whatever mesh and layout; see `checkpoint.restore`."""
         from meshlang.lowering import checkpoint
 
-        checkpoint.restore(self.store, path)
+        return checkpoint.restore(self.store, path)
 
     @property
     def step(self) -> int:

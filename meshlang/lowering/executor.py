@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 import meshlang.lowering.kernels_products
 import meshlang.lowering.kernels_random  # noqa: F401  (both register kernels)
+from meshlang.layout.mesh import Mesh
 from meshlang.layout.values import Collective, Local, Loop, PlanValue, Step
 from meshlang.lowering.backend import Backend, Block, Value
 from meshlang.lowering.kernels import Here, run_kernel
@@ -183,6 +185,26 @@ class Executor:
         return self.backend.local(
             lambda blocks, _: [blocks[0] + blocks[1]], [total, more], [block_of(v)]
         )[0]
+
+
+def blocks_now(
+    mesh: Mesh, steps: Sequence[Step], wanted: Sequence[PlanValue], processor: int, seed: int
+) -> list[np.ndarray]:
+    """Run local steps at once for one processor: initial values, which need no trace."""
+    if not wanted:
+        return []
+    needed, run = set(wanted), []
+    for step in reversed(steps):
+        assert isinstance(step, Local), "initial values need no collectives"
+        if any(v in needed for v in step.outputs):
+            needed.update(step.inputs)
+            run.append(step)
+    here = Here(mesh, mesh.coordinates(processor), tf.constant(seed, tf.int64), tf.constant(0))
+    held: dict[PlanValue, tf.Tensor] = {}
+    for step in reversed(run):
+        results = run_kernel(step, here, [held[v] for v in step.inputs])
+        held.update(zip(step.outputs, results, strict=True))
+    return [held[v].numpy() for v in wanted]
 
 
 def block_of(v: PlanValue) -> Block:

@@ -17,8 +17,9 @@ from meshlang.layout.mesh import Mesh
 from meshlang.layout.values import Cut, Local, Narrow, PlanValue, Reshape
 from meshlang.ops.create import Constant, Range
 from meshlang.ops.elementwise import AddN, Binary, Cast, StopGradient, Unary, Where
-from meshlang.ops.rearrange import Arrange, Concat, Expand, Pad, Slice
+from meshlang.ops.rearrange import Arrange, Expand
 from meshlang.ops.reduce import ArgMax, FirstEqual, LogSumExp, Reduce, Softmax
+from meshlang.ops.runs import Concat, Pad, Slice
 from meshlang.ops.state import StackUp, Step, Unstack
 
 Kernel = Callable[[Any, "Here", Local, Sequence[tf.Tensor]], list[tf.Tensor]]

@@ -122,8 +122,9 @@ def _gather(op: Gather, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
     flat, there, rows = _flat_index(here, blocks[1:], at, table, op.dims, batch)
     width = prod(table.block[table.shape.index(d)] for d in rest)
     held = tf.reshape(_rows_first(table, blocks[0], [*batch, *op.dims, *rest]), [rows, width])
-    found = tf.gather(held, tf.where(there, flat, 0))
-    found = tf.where(there[:, None], found, tf.zeros([], found.dtype))
+    # An index of -1 reads a row of zeros: no mask over the rows is needed.
+    places = tf.where(there, flat, -1)[:, None]
+    found = tf.gather_nd(held, places, bad_indices_policy="IGNORE")
     made = step.outputs[0]
     dims = [*batch, *(d for d in at.shape if d not in batch), *rest]
     return [_arranged(found, dims, made)]

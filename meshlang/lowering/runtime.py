@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import tensorflow as tf
-from tensorflow.python.eager import context
+from tensorflow.python.eager import context  # pyright: ignore[reportMissingImports]
 
 from meshlang.errors import MeshError, message
 from meshlang.layout.mesh import Mesh
@@ -15,7 +15,7 @@ from meshlang.lowering.quiet import quiet_stderr
 VERSION = "2.21"
 
 # Group keys and instance keys are the process's, as TensorFlow's collective executor is: a group
-# key used with a second set of devices, or an instance key with a second shape, poisons it for good.
+# key used with a second set of devices, or an instance key with a second shape, poisons it.
 _keys_lock = threading.Lock()
 _group_keys: dict[tuple[int, ...], int] = {}
 _instance_keys = itertools.count(1)
@@ -25,7 +25,8 @@ def start(devices: int | None = None, kind: str = "cpu") -> None:
     """Start TensorFlow with so many devices; call it before anything else uses TensorFlow.
 
     A CPU is cut into virtual devices, GPUs are taken as they are. A second call is fine as long as
-    it asks for no more devices than there are.
+    it asks for no more devices than there are. Grappler's meta-optimizer is switched off for the
+    whole process; where virtual devices are as many as the cores, so are threads inside of ops.
 
     Args:
         devices: how many; None takes one CPU, or all GPUs.
@@ -54,6 +55,11 @@ def start(devices: int | None = None, kind: str = "cpu") -> None:
             _configure(wanted, kind)
             tf.config.list_logical_devices()
     _enough(wanted, len(tf.config.list_logical_devices(kind.upper())), kind, fix)
+
+
+def has_gpus(count: int) -> bool:
+    """Whether the machine has so many GPUs; starts nothing."""
+    return len(tf.config.list_physical_devices("GPU")) >= count
 
 
 def devices_for(mesh: Mesh) -> list[str]:
@@ -107,9 +113,7 @@ def variable(name: str, spec: tf.TensorSpec) -> tf.Tensor:
 def free(name: str, device: str) -> None:
     """Free the variable of this name on a device, if there is one."""
     with tf.device(device):
-        handle = tf.raw_ops.VarHandleOp(
-            dtype=tf.float32, shape=[], shared_name=f"meshlang/{name}"
-        )
+        handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name=f"meshlang/{name}")
         tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=True)
 
 

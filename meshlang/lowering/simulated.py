@@ -1,7 +1,7 @@
 """All processors of a mesh as one stack on one device; collectives are reshapes and sums.
 
-A value is a tensor whose leading dim counts the processors. It is the oracle of the spmd backend and
-runs meshes of any size on any machine.
+A value is a tensor whose leading dim counts the processors. It is the oracle of the spmd backend
+and runs meshes of any size on any machine.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -128,8 +128,9 @@ class SimulatedBackend:
 class SimulatedMachine:
     """See `meshlang.lowering.backend.Machine`: one place, which holds all processors."""
 
-    def __init__(self, mesh: Mesh, device: str = "/device:CPU:0") -> None:
+    def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
+        (device,) = runtime.devices_for(Mesh())
         self.places = (Place(device, tuple(range(mesh.size))),)
 
     def spec(self, block: Block) -> tf.TensorSpec:

@@ -88,6 +88,8 @@ class SpmdBackend:
         return self._merge(self._exchange(self._cut(x, axes, split_dim), axes), axes, concat_dim)
 
     def permute(self, x: Value, axes: Axes, sources: Sequence[int]) -> Value:
+        if list(sources) == sorted(sources):
+            return x
         # From the members' order over `axes` to their ranks, which are equal in all groups.
         members = self.mesh.group(0, axes)
         ranks = [sorted(members).index(member) for member in members]
@@ -185,7 +187,8 @@ class SpmdBackend:
             to_front = [i, *(k for k in range(len(steps) + 1) if k != i)]
             turned = _transpose(digits, to_front)
             received = tf.raw_ops.CollectiveAllToAllV2(
-                input=turned, **self._meeting(_rows(np.moveaxis(rows, i + 1, -1).reshape(-1, radix)))
+                input=turned,
+                **self._meeting(_rows(np.moveaxis(rows, i + 1, -1).reshape(-1, radix))),
             )
             received = tf.ensure_shape(received, turned.shape)
             digits = _transpose(received, np.argsort(to_front).tolist())
@@ -196,7 +199,9 @@ class SpmdBackend:
         table = self._grid(axes).reshape(-1, self.mesh.ways(axes))
         found = x
         for i, partners in enumerate(rounds):
-            pairs = {tuple(sorted((row[a], row[b]))) for row in table for a, b in enumerate(partners)}
+            pairs = {
+                tuple(sorted((row[a], row[b]))) for row in table for a, b in enumerate(partners)
+            }
             both = self._gather(x, tuple(sorted((int(a), int(b)) for a, b in pairs)))
             theirs = both[self._mine([int(b > a) for a, b in enumerate(partners)], axes)]
             if when == [i] * len(when):
@@ -268,7 +273,12 @@ class SpmdMachine:
         step = every_device.get_concrete_function()
 
         def run(values: Sequence[Sequence[object]]) -> list[Values]:
-            return step([as_tensors(place, specs) for place in values])
+            try:
+                return step([as_tensors(place, specs) for place in values])
+            except tf.errors.CancelledError as error:
+                # TensorFlow reports who was stopped, not who failed inside of a loop or branch.
+                error.add_note('To see what failed, use ml.lower(plan, backend="simulated").')
+                raise
 
         return run
 

@@ -1,4 +1,4 @@
-"""How blocks travel: the dtypes TensorFlow's collectives take, and the rounds of large exchanges."""
+"""How blocks travel: the dtypes that collectives take, and the rounds of large exchanges."""
 
 from collections.abc import Callable, Sequence
 

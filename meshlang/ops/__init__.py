@@ -65,20 +65,7 @@ from meshlang.ops.elementwise import (
 )
 from meshlang.ops.index import gather, gather_at, one_hot, scatter_add, scatter_add_at
 from meshlang.ops.order import TopK, cumsum, top_k
-from meshlang.ops.rearrange import (
-    arrange,
-    concat,
-    divided,
-    exchange,
-    expand,
-    merge,
-    pad,
-    regroup,
-    rename,
-    slice,  # noqa: A004
-    split,
-    whole,
-)
+from meshlang.ops.rearrange import arrange, expand, merge, regroup, rename, split
 from meshlang.ops.reduce import (
     all,  # noqa: A004
     any,  # noqa: A004
@@ -91,6 +78,12 @@ from meshlang.ops.reduce import (
     softmax,
     sum,  # noqa: A004
 )
+from meshlang.ops.runs import (
+    concat,
+    pad,
+    slice,  # noqa: A004
+)
+from meshlang.ops.twins import divided, exchange, whole
 
 __all__ = [
     "TopK",

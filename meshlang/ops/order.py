@@ -109,7 +109,8 @@ def _without(x: Tensor, places: Tensor, best: Tensor) -> Tensor:
 
 
 def _stack(xs: list[Tensor], dim: Dim) -> Tensor:
-    from meshlang.ops.rearrange import concat, expand_to
+    from meshlang.ops.rearrange import expand_to
+    from meshlang.ops.runs import concat
 
     one = Dim(dim.name, 1, dim.twin)
     return concat([expand_to(x, x.shape + one) for x in xs], dim.label)

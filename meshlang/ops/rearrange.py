@@ -1,4 +1,7 @@
-"""Names changed, dims cut and joined: what moves data is seen in the plan."""
+"""Names changed, dims cut and joined: what moves data is seen in the plan.
+
+Twins are made and left in `meshlang.ops.twins`, runs of indices joined and cut in `meshlang.ops.runs`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from meshlang.dims import WHOLE, Dim, Shape, Twin, check_twins, twin_of
+from meshlang.dims import Dim, Shape, Twin, split_label, twin_of
 from meshlang.errors import DimError, message
 from meshlang.notation import arrow, dim_words
 from meshlang.program import Op, Spec, apply, as_tensor
@@ -97,117 +100,6 @@ class Arrange(Op):
         return (arrange(gs[0], xs[0].shape),)
 
 
-@dataclass(frozen=True)
-class Concat(Op):
-    """Join along one dim."""
-
-    dim: str
-
-    @property
-    def detail(self) -> str:
-        return self.dim
-
-    def passes(self, i: int) -> str:
-        return "together"
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        shapes = [x.shape for x in xs]
-        rest = [Shape(d for d in s if d.name != self.dim) for s in shapes]
-        check_twins("concat", rest)
-        for other in rest:
-            if set(other) != set(rest[0]):
-                raise DimError(
-                    message(
-                        f"concat: apart from {self.dim!r} all must have the same dims.",
-                        [(f"operand {i}", s) for i, s in enumerate(shapes)],
-                    )
-                )
-        dim = shapes[0][self.dim]
-        total = Dim(dim.name, sum(s[self.dim].size for s in shapes), dim.twin)
-        return (Spec(shapes[0].swap(dim, total), xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        starts = [sum(x.shape[self.dim].size for x in xs[:i]) for i in range(len(xs))]
-        return tuple(
-            arrange(
-                slice(gs[0], self.dim, start=s, size=x.shape[self.dim].size), x.shape
-            )
-            for s, x in zip(starts, xs, strict=True)
-        )
-
-    def plan(self, b, xs, outs):
-        xs = [b.arrange(x, outs[0].shape.swap(outs[0].shape[self.dim], x.shape[self.dim])) for x in xs]
-        return _along_whole(b, self, self.dim, xs, outs)
-
-
-@dataclass(frozen=True)
-class Slice(Op):
-    """A run of indices of one dim, which keeps its name."""
-
-    dim: str
-    start: int
-    size: int
-
-    @property
-    def detail(self) -> str:
-        return f"{self.dim} from {self.start}"
-
-    def passes(self, i: int) -> str:
-        return "alone"
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        dim = xs[0].shape[self.dim]
-        if not 0 <= self.start <= self.start + self.size <= dim.size or self.size < 1:
-            raise DimError(
-                message(
-                    f"slice: {self.start} to {self.start + self.size} is not within {dim!r}.",
-                    [("operand", xs[0].shape)],
-                )
-            )
-        return (Spec(xs[0].shape.swap(dim, Dim(dim.name, self.size, dim.twin)), xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        after = xs[0].shape[self.dim].size - self.start - self.size
-        return (pad(gs[0], self.dim, before=self.start, after=after),)
-
-    def plan(self, b, xs, outs):
-        return _along_whole(b, self, self.dim, xs, outs)
-
-
-@dataclass(frozen=True)
-class Pad(Op):
-    """Zeros before and after along one dim, which keeps its name."""
-
-    dim: str
-    before: int
-    after: int
-
-    @property
-    def detail(self) -> str:
-        return f"{self.dim} {self.before}+{self.after}"
-
-    def passes(self, i: int) -> str:
-        return "alone"
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        dim = xs[0].shape[self.dim]
-        grown = Dim(dim.name, dim.size + self.before + self.after, dim.twin)
-        return (Spec(xs[0].shape.swap(dim, grown), xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        return (slice(gs[0], self.dim, start=self.before, size=xs[0].shape[self.dim].size),)
-
-    def plan(self, b, xs, outs):
-        return _along_whole(b, self, self.dim, xs, outs)
-
-
-def _along_whole(b: Any, op: Op, dim: str, xs: Sequence[Any], outs: Sequence[Spec]) -> list[Any]:
-    """Work along a dim whose pieces do not line up: gather it, work, cut again."""
-    xs = [b.gather(x, dim) for x in xs]
-    result = b.local(op, xs, outs, pending=xs[0].pending, whole=(dim,))[0]
-    return [b.move(result, outs[0].shape)]
-
-
 # -- the public functions ------------------------------------------------------------------------
 
 
@@ -240,57 +132,6 @@ def retag(x: Tensor, *pairs: tuple[Dim, Dim]) -> Tensor:
     """Rename dims given as dims, twins included."""
     pairs = tuple(pair for pair in pairs if pair[0] != pair[1])
     return apply(Rename(pairs), x)[0] if pairs else x
-
-
-def whole(x: Any, dims: str, *, beside: str | None = None) -> Tensor:
-    """Hold dims whole, or (`beside`) on the axes that another dim leaves free.
-
-    Dims:
-        x        [dims... rest...]
-        returns  [dims*... rest...], or [dims|beside... rest...]
-
-    Example:
-        >>> import meshlang as ml
-        >>> ml.whole(ml.constant([1.0], "experts"), "experts").shape
-        [experts*:1]
-    """
-    x = as_tensor(x)
-    twin = WHOLE if beside is None else Twin("beside", (beside,))
-    return retag(x, *((d, Dim(d.name, d.size, twin)) for d in x.shape.pick(dims)))
-
-
-def divided(x: Any, dims: str) -> Tensor:
-    """Undo `whole`: the dims lie where their plain names do.
-
-    Dims:
-        x        [dims*... rest...]
-        returns  [dims... rest...]
-    """
-    x = as_tensor(x)
-    return retag(x, *((d, d.plain()) for d in x.shape.pick(dims)))
-
-
-def exchange(x: Any, source: str, target: str) -> Tensor:
-    """Let what is divided by `source` be divided by `target`: tokens travel to their experts.
-
-    Free when the two lie on different axes; an all_to_all when on one.
-
-    Dims:
-        x        [source target|source rest...]
-        returns  [source|target target rest...]
-    """
-    x = as_tensor(x)
-    one, other = x.shape[source], x.shape[target]
-    if one.twin is not None or other.twin != Twin("beside", (one.name,)):
-        raise DimError(
-            message(
-                f"exchange: wants dims {source} and {target}|{source}.",
-                [("operand", x.shape)],
-                f"ml.whole(x, {target!r}, beside={source!r}) first",
-            )
-        )
-    moved = Dim(one.name, one.size, Twin("beside", (other.name,)))
-    return retag(x, (one, moved), (other, other.plain()))
 
 
 def split(x: Any, **parts: str) -> Tensor:
@@ -403,33 +244,3 @@ def arrange(x: Tensor, order: str | Shape) -> Tensor:
             message("arrange: names all dims.", [("operand", x.shape), ("order", shape)])
         )
     return x if shape == x.shape else apply(Arrange(shape), x)[0]
-
-
-def concat(xs: Sequence[Tensor], dim: str) -> Tensor:
-    """Join tensors along one dim; their other dims agree.
-
-    Dims:
-        xs       [dim rest...] each, sizes of dim may differ
-        returns  [dim rest...]
-    """
-    return apply(Concat(dim), *map(as_tensor, xs))[0]
-
-
-def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:  # noqa: A001
-    """A run of indices of one dim, which keeps its name.
-
-    Dims:
-        x        [dim rest...]
-        returns  [dim:size rest...]
-    """
-    return apply(Slice(dim, start, size), as_tensor(x))[0]
-
-
-def pad(x: Any, dim: str, *, before: int = 0, after: int = 0) -> Tensor:
-    """Zeros before and after along one dim, which keeps its name.
-
-    Dims:
-        x        [dim rest...]
-        returns  [dim rest...], before + after longer
-    """
-    return apply(Pad(dim, before, after), as_tensor(x))[0]

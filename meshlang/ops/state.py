@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshlang.dims import Dim, Shape, kept
+from meshlang.dims import Dim, Shape, kept, ordinary
 from meshlang.program import Op, Spec, apply
 from meshlang.tensor import Tensor
 
@@ -35,18 +35,22 @@ class Step(Op):
 
 @dataclass(frozen=True)
 class Use(Op):
-    """A kept value under ordinary dims, in the dtype of computation: narrowed first, then moved."""
+    """A kept value under ordinary dims, in the dtype of computation: narrowed first, then moved.
+
+    With `again` it is moved anew, so that the copy of the forward pass need not be held.
+    """
 
     dtype: str
+    again: bool = False
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        return (Spec(xs[0].shape.plain(), self.dtype),)
+        return (Spec(ordinary(xs[0].shape), self.dtype),)
 
     def vjp(self, xs, ys, gs):
         return (apply(Keep(slot_shape(xs[0].shape), xs[0].dtype), gs[0])[0],)
 
     def plan(self, b, xs, outs):
-        return [b.move(b.cast(xs[0], self.dtype), outs[0].shape)]
+        return [b.move(b.cast(xs[0], self.dtype), outs[0].shape, again=self.again)]
 
 
 @dataclass(frozen=True)

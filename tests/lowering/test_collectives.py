@@ -27,8 +27,7 @@ def draw(mesh: Mesh, shape: tuple[int, ...], dtype: str = "float64") -> list[np.
         return [rng.normal(size=shape).astype(kind) for _ in range(mesh.size)]
     ends = np.iinfo(kind)
     return [
-        rng.integers(ends.min, ends.max, shape, dtype=kind, endpoint=True)
-        for _ in range(mesh.size)
+        rng.integers(ends.min, ends.max, shape, dtype=kind, endpoint=True) for _ in range(mesh.size)
     ]
 
 
@@ -112,8 +111,8 @@ def test_all_to_all(run, mesh):
 
 def permutations_to_try(size: int) -> list[tuple[int, ...]]:
     rng = np.random.default_rng(size)
-    shifts = [tuple((i + by) % size for i in range(size)) for by in (0, 1, -1, 3)]
-    drawn = [tuple(rng.permutation(size).tolist()) for _ in range(2)]
+    shifts = [tuple((i + by) % size for i in range(size)) for by in (0, 1, -1)]
+    drawn = [tuple(rng.permutation(size).tolist())]
     swap = [(1, 0, *range(2, size))] if size > 1 else []
     return sorted({*shifts, *drawn, *swap})
 
@@ -127,9 +126,7 @@ def test_permute(run, mesh):
     ]
     found = run(mesh, lambda b, v: [b.permute(v[0], *case) for case in cases], x)
     for (axes, sources), got in zip(cases, found, strict=True):
-        want = [
-            members(mesh, x, p, axes)[sources[rank(mesh, p, axes)]] for p in range(mesh.size)
-        ]
+        want = [members(mesh, x, p, axes)[sources[rank(mesh, p, axes)]] for p in range(mesh.size)]
         check(got, want)
 
 

@@ -55,7 +55,9 @@ def loop_of_collectives(b, v):
     def body(values):
         trip, x = values
         x = b.permute(x, ("model",), (3, 0, 1, 2))
-        (x,) = b.local(lambda blocks, at: [place(blocks, at)[0] * tf.cast(trip, x.dtype)], [x], [ROW])
+        (x,) = b.local(
+            lambda blocks, at: [place(blocks, at)[0] * tf.cast(trip, x.dtype)], [x], [ROW]
+        )
         return [trip + 1, b.all_reduce(x, ("data",), "sum")]
 
     return b.while_loop(lambda values: values[0] < 4, body, [tf.constant(0), v[0]])[1:]
@@ -137,10 +139,38 @@ def test_a_branch_may_have_no_results(run):
 
 def test_simulated_processors_must_agree_on_a_predicate():
     machine = SimulatedMachine(MESH)
-    step = machine.launch(lambda b, v: b.cond(v[0], lambda: [v[0]], lambda: [v[0]]), [((), tf.bool)])
+    step = machine.launch(
+        lambda b, v: b.cond(v[0], lambda: [v[0]], lambda: [v[0]]), [((), tf.bool)]
+    )
     assert step([[np.full(8, True)]])[0][0].numpy().all()
     with pytest.raises(tf.errors.InvalidArgumentError, match="processors disagree on a predicate"):
         step([[np.arange(8) == 3]])
+
+
+def failing(b, v):
+    """Processor 5 fails inside of a branch, while the others wait for it."""
+
+    def branch():
+        def check(blocks, at):
+            fine = tf.Assert(place([tf.constant(0)], at)[0] != 5, ["five fails"])
+            with tf.control_dependencies([fine]):
+                return [tf.identity(blocks[0])]
+
+        return [b.all_reduce(b.local(check, v, [ROW])[0], ("model",), "sum")]
+
+    return b.cond(tf.constant(True), branch, lambda: list(v))
+
+
+def test_a_failure_stops_all_and_leaves_the_process_usable():
+    machine = SpmdMachine(MESH, runtime.devices_for(MESH))
+    sums = machine.launch(lambda b, v: [b.all_reduce(v[0], ("model",), "sum")], [ROW])
+    arguments = [[row] for row in ROWS]
+    with pytest.raises(tf.errors.CancelledError) as error:
+        machine.launch(failing, [ROW])(arguments)
+    assert error.value.__notes__ == ['To see what failed, use ml.lower(plan, backend="simulated").']
+    with pytest.raises(tf.errors.InvalidArgumentError, match="five fails"):
+        SimulatedMachine(MESH).launch(failing, [ROW])([[np.array(ROWS)]])
+    np.testing.assert_array_equal(sums(arguments)[0][0], sum(ROWS[:4]))
 
 
 @pytest.mark.parametrize("backend", [SimulatedMachine, SpmdMachine])
@@ -177,7 +207,7 @@ def test_variables_live_on_their_devices_and_are_ordered(backend):
         machine.launch(lambda b, v: [b.read(name, ROW)], [])([[]] * len(machine.places))
 
 
-def test_spmd_traces_once_for_all_devices_and_results_lie_there():
+def test_spmd_traces_once_for_all_devices():
     traces = []
 
     def program(b, v):
@@ -191,7 +221,7 @@ def test_spmd_traces_once_for_all_devices_and_results_lie_there():
     assert len(traces) == 1
 
 
-def test_arguments_take_the_dtypes_of_the_program(run):
+def test_arguments_take_the_dtypes_of_the_program():
     machine = SimulatedMachine(Mesh.parse("all:2"))
     step = machine.launch(lambda b, v: list(v), [((1,), tf.bfloat16), ((), tf.int32)])
     ((x, y),) = step([[[[1.5], [2.5]], [3, 4]]])

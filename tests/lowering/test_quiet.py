@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import meshlang
+
+# By its path, since the package around it imports TensorFlow, which takes seconds.
+QUIET = Path(meshlang.__file__).parent / "lowering" / "quiet.py"
+LOAD = f"import runpy; quiet_stderr = runpy.run_path({str(QUIET)!r})['quiet_stderr']"
 SILENT = "from meshlang.lowering import runtime; runtime.start(2); print('started')"
 BROKEN = """
 import os
-from meshlang.lowering.quiet import quiet_stderr
 with quiet_stderr():
     os.write(2, b"from C++\\n")
     raise RuntimeError("broken")
@@ -16,7 +21,6 @@ with quiet_stderr():
 DAEMON = """
 import os
 os.close(2)
-from meshlang.lowering.quiet import quiet_stderr
 with quiet_stderr():
     print("ran")
 """
@@ -34,11 +38,11 @@ def test_tensorflow_starts_without_a_word():
 
 
 def test_an_exception_brings_the_lines_back():
-    result = python(BROKEN)
+    result = python(LOAD + BROKEN)
     assert result.stderr.startswith("from C++\nTraceback")
     assert result.stderr.endswith("RuntimeError: broken\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX")
 def test_no_descriptor_2_is_no_error():
-    assert python(DAEMON).stdout == "ran\n"
+    assert python(LOAD + DAEMON).stdout == "ran\n"

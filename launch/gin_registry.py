@@ -1,0 +1,51 @@
+"""What gin files may name: constructors, registered here and nowhere else."""
+
+from __future__ import annotations
+
+from launch.gin_source import load_gin
+
+
+def register() -> None:
+    """Register the constructors, once a process."""
+    if _done:
+        return
+    _done.append(True)
+    gin = load_gin()
+    for module, classes in _classes().items():
+        for cls in classes:
+            gin.external_configurable(cls, name=cls.__name__, module=module)
+
+
+_done: list[bool] = []
+
+
+def _classes() -> dict[str, tuple[type, ...]]:
+    """By the module name under which gin knows them."""
+    import meshlang as ml
+    from launch.data.text import PydocText
+    from launch.run import Run, Sampling
+    from models import layers, moe
+    from models.transformer import Transformer
+
+    return {
+        "launch": (Run, Sampling, PydocText),
+        "models": (
+            Transformer,
+            layers.Attention,
+            layers.FeedForward,
+            layers.RelativeBias,
+            layers.Rotary,
+            moe.MixtureOfExperts,
+            moe.SwitchRouter,
+            moe.Top2Router,
+        ),
+        "optim": (
+            ml.optim.AdamW,
+            ml.optim.Adafactor,
+            ml.optim.Sgd,
+            ml.optim.Constant,
+            ml.optim.Cosine,
+            ml.optim.Rsqrt,
+            ml.optim.WarmUp,
+        ),
+    }

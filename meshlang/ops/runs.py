@@ -1,0 +1,228 @@
+"""Runs of indices along one dim: joined, cut out, padded with zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshlang.dims import Dim, Shape, check_twins
+from meshlang.errors import DimError, DtypeError, message
+from meshlang.ops.rearrange import arrange
+from meshlang.program import Op, Spec, apply, as_tensor
+from meshlang.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Join along one dim."""
+
+    dim: str
+
+    @property
+    def detail(self) -> str:
+        return self.dim
+
+    def passes(self, i: int) -> str:
+        return "together"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        shapes = [x.shape for x in xs]
+        dim = shapes[0][self.dim]
+        check_twins("concat", [s.swap(s[self.dim], _with_size(s[self.dim], 1)) for s in shapes])
+        _check_alike(self.dim, xs)
+        total = sum(s[self.dim].size for s in shapes)
+        return (Spec(shapes[0].swap(dim, _with_size(dim, total)), xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        starts = [sum(x.shape[self.dim].size for x in xs[:i]) for i in range(len(xs))]
+        return tuple(
+            arrange(slice(gs[0], self.dim, start=s, size=x.shape[self.dim].size), x.shape)
+            for s, x in zip(starts, xs, strict=True)
+        )
+
+    def plan(self, b, xs, outs):
+        made = outs[0].shape
+        xs = [b.arrange(x, made.swap(made[self.dim], x.shape[self.dim])) for x in xs]
+        return _along_whole(b, self, self.dim, xs, outs)
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """A run of indices of one dim, which keeps its name."""
+
+    dim: str
+    start: int
+    size: int
+
+    @property
+    def detail(self) -> str:
+        return f"{self.dim} from {self.start}"
+
+    def passes(self, i: int) -> str:
+        return "alone"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        dim = xs[0].shape[self.dim]
+        if not 0 <= self.start < self.start + self.size <= dim.size:
+            raise DimError(
+                message(
+                    f"slice: {self.start} to {self.start + self.size} is not within {dim!r}.",
+                    [("operand", xs[0].shape)],
+                    f"take at least one index, from 0 to {dim.size}",
+                )
+            )
+        return (Spec(xs[0].shape.swap(dim, _with_size(dim, self.size)), xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        after = xs[0].shape[self.dim].size - self.start - self.size
+        return (pad(gs[0], self.dim, before=self.start, after=after),)
+
+    def plan(self, b, xs, outs):
+        return _along_whole(b, self, self.dim, xs, outs)
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """Zeros before and after along one dim, which keeps its name."""
+
+    dim: str
+    before: int
+    after: int
+
+    @property
+    def detail(self) -> str:
+        return f"{self.dim} {self.before}+{self.after}"
+
+    def passes(self, i: int) -> str:
+        return "alone"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        dim = xs[0].shape[self.dim]
+        if self.before < 0 or self.after < 0:
+            raise DimError(
+                message(
+                    f"pad: {self.before} before and {self.after} after {dim!r}: not below 0.",
+                    [("operand", xs[0].shape)],
+                    f"to shorten it: ml.slice(x, {dim.name!r}, start=..., size=...)",
+                )
+            )
+        grown = _with_size(dim, dim.size + self.before + self.after)
+        return (Spec(xs[0].shape.swap(dim, grown), xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (slice(gs[0], self.dim, start=self.before, size=xs[0].shape[self.dim].size),)
+
+    def plan(self, b, xs, outs):
+        return _along_whole(b, self, self.dim, xs, outs)
+
+
+def _with_size(dim: Dim, size: int) -> Dim:
+    return Dim(dim.name, size, dim.twin)
+
+
+def _check_alike(dim: str, xs: Sequence[Tensor]) -> None:
+    """All operands of a concat have one dtype, and apart from `dim` one set of dims."""
+    rows = [(f"operand {i}", f"{x.shape} {x.dtype}") for i, x in enumerate(xs)]
+    first = {d for d in xs[0].shape if d.name != dim}
+    for x in xs:
+        if x.dtype != xs[0].dtype:
+            raise DtypeError(
+                message("concat: the operands have two dtypes.", rows, "ml.cast one of them")
+            )
+        if {d for d in x.shape if d.name != dim} != first:
+            raise DimError(
+                message(
+                    f"concat: apart from {dim!r} all must have the same dims.",
+                    rows,
+                    "x.expand, or ml.sum over, what only some of them have",
+                )
+            )
+
+
+def _along_whole(b: Any, op: Op, dim: str, xs: Sequence[Any], outs: Sequence[Spec]) -> list[Any]:
+    """Work along a dim whose pieces do not line up: gather it, work, cut again."""
+    xs = [b.gather(x, dim) for x in xs]
+    result = b.local(op, xs, outs, pending=xs[0].pending, whole=(dim,))[0]
+    return [b.move(result, outs[0].shape)]
+
+
+# -- the public functions ------------------------------------------------------------------------
+
+
+def concat(xs: Sequence[Any], dim: str) -> Tensor:
+    """Join tensors along one dim; their other dims agree, in any order.
+
+    Args:
+        xs: one tensor or more, of one dtype.
+        dim: the dim that is joined. Where it is divided, its pieces are gathered and cut anew.
+
+    Dims:
+        xs       [dim rest...] each, sizes of dim may differ
+        returns  [dim rest...], in the first one's order
+
+    Raises:
+        DimError: there is nothing to join, or other dims than `dim` differ.
+        DtypeError: dtypes differ.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.concat([ml.constant([1, 2], "n"), ml.constant([3], "n")], "n").numpy()
+        array([1, 2, 3], dtype=int32)
+    """
+    tensors = [as_tensor(x) for x in xs]
+    if not tensors:
+        raise DimError(message("concat: nothing to join.", [("dim", repr(dim))]))
+    for x in tensors:
+        name = x.shape[dim].name
+    return apply(Concat(name), *tensors)[0]
+
+
+def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:  # noqa: A001
+    """A run of indices of one dim, which keeps its name.
+
+    Args:
+        x: any tensor.
+        dim: along which. Where it is divided, its pieces are gathered and cut anew.
+        start: the first index.
+        size: how many indices.
+
+    Dims:
+        x        [dim rest...]
+        returns  [dim:size rest...]
+
+    Raises:
+        DimError: the run is empty or leaves the dim.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.slice(ml.range("n:5"), "n", start=1, size=3).numpy()
+        array([1, 2, 3], dtype=int32)
+    """
+    x = as_tensor(x)
+    return apply(Slice(x.shape[dim].name, start, size), x)[0]
+
+
+def pad(x: Any, dim: str, *, before: int = 0, after: int = 0) -> Tensor:
+    """Zeros (for bools, False) before and after along one dim, which keeps its name.
+
+    Args:
+        x: any tensor.
+        dim: along which. Where it is divided, its pieces are gathered and cut anew.
+        before: how many indices in front.
+        after: how many behind.
+
+    Dims:
+        x        [dim rest...]
+        returns  [dim rest...], before + after longer
+
+    Raises:
+        DimError: one of the two is negative.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.pad(ml.constant([1, 2], "n"), "n", before=1, after=2).numpy()
+        array([0, 1, 2, 0, 0], dtype=int32)
+    """
+    x = as_tensor(x)
+    return apply(Pad(x.shape[dim].name, before, after), x)[0]

@@ -1,0 +1,1 @@
+"""Models, written in the language alone: no TensorFlow, no configuration, no mesh axis."""

@@ -1,0 +1,31 @@
+"""Normalization."""
+
+import meshlang as ml
+
+
+def rms_norm(x: ml.Tensor, name: str, *, over: str = "d_model", epsilon: float = 1e-6) -> ml.Tensor:
+    """Divide by the root of the mean square along one dim, and scale each element of it.
+
+    Nothing is subtracted and nothing added. Statistics are in "high" precision.
+
+    Args:
+        x: activations.
+        name: of the variable that holds the scale, which begins at 1.
+        over: the dim along which the mean is taken.
+        epsilon: added to the mean square.
+
+    Dims:
+        x        [over rest...]
+        returns  the same, in "compute" precision
+
+    Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.run(lambda x: rms_norm(x, "norm"), x=ml.constant([3.0, -3.0], "d_model"))
+        array([ 1., -1.], dtype=float32)
+    """
+    scale = ml.variable(name, ml.Shape([x.shape[over]]), init=ml.ones_init)
+    wide = ml.cast(x, "high")
+    shrink = ml.rsqrt(ml.mean(ml.square(wide), over) + epsilon)
+    return ml.cast(wide * shrink, "compute") * scale
