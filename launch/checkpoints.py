@@ -82,23 +82,17 @@ class Checkpoints:
 
     def complete(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
-        return [path for path in self._steps() if _problem(path) is None]
+        return [path for path in self._steps() if _is_complete(path)]
 
-    def latest(self) -> Path | None:
-        """The newest complete checkpoint. Each newer one that is not is logged.
+    def latest(self) -> Manifest | None:
+        """The manifest of the newest complete checkpoint. Each newer one that is not is logged.
 
         Raises:
             NewerFormatError: a newer version of meshlang wrote it. Going on from an older one would
                 lose what was trained since.
         """
-        for path in reversed(self._steps()):
-            problem = _problem(path)
-            if problem is None:
-                return path
-            if isinstance(problem, NewerFormatError):
-                raise problem
-            _log.warning("%s is passed over: %s", path.name, problem)
-        return None
+        found = self._newest()
+        return found[1] if found else None
 
     def restore_latest(self, executable: Saveable) -> Manifest | None:
         """Restore the newest complete checkpoint; its manifest, or None if there is none.
@@ -107,8 +101,18 @@ class Checkpoints:
             CheckpointError: it is of another model, its contents are damaged, or a newer version
                 wrote it.
         """
-        path = self.latest()
-        return executable.restore(path) if path else None
+        found = self._newest()
+        return executable.restore(found[0]) if found else None
+
+    def _newest(self) -> tuple[Path, Manifest] | None:
+        for path in reversed(self._steps()):
+            try:
+                return path, manifest.read(path)
+            except NewerFormatError:
+                raise
+            except CheckpointError as error:
+                _log.warning("%s is passed over: %s", path.name, error)
+        return None
 
     def _steps(self) -> list[Path]:
         """What is named like a checkpoint, by step."""
@@ -124,13 +128,12 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def _problem(path: Path) -> CheckpointError | None:
-    """Why a checkpoint does not count, if it does not."""
+def _is_complete(path: Path) -> bool:
     try:
         manifest.read(path)
-    except CheckpointError as error:
-        return error
-    return None
+    except CheckpointError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

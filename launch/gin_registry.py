@@ -33,6 +33,7 @@ def _classes() -> dict[str, tuple[type, ...]]:
             Transformer,
             layers.Attention,
             layers.FeedForward,
+            layers.NoPositions,
             layers.RelativeBias,
             layers.Rotary,
             moe.MixtureOfExperts,
@@ -45,7 +46,8 @@ def _classes() -> dict[str, tuple[type, ...]]:
             ml.optim.Sgd,
             ml.optim.Constant,
             ml.optim.Cosine,
+            ml.optim.LinearWarmup,
+            ml.optim.Product,
             ml.optim.Rsqrt,
-            ml.optim.WarmUp,
         ),
     }

@@ -24,14 +24,6 @@ class TextSource(Protocol):
         ...
 
 
-class Optimizer(Protocol):
-    """What updates variables; those of `meshlang.optim` are."""
-
-    def apply(self, variables: Any, gradients: Any, *, when: Any = None) -> Any:
-        """Assign new values to the variables and to the optimizer's own."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Continuations that are written when a run ends.
@@ -73,7 +65,7 @@ class Run:
     """
 
     model: TrainableModel
-    optimizer: Optimizer
+    optimizer: ml.optim.Optimizer
     data: TextSource
     model_dir: str
     steps: int
@@ -145,15 +137,20 @@ class Run:
 
     def _train(self, **batch: ml.Tensor) -> dict[str, Any]:
         sums, gradients = self._gradients(batch)
-        variables = ml.trainable_variables()
-        norm = ml.optim.global_norm(gradients)
-        if self.clip_norm:
-            gradients = ml.optim.clip_by_norm(gradients, norm, self.clip_norm)
         loss = sums["loss"] / sums["count"]
-        ok = ml.optim.all_finite(loss, norm)
-        self.optimizer.apply(variables, gradients, when=ok)
-        skipped = ml.optim.count_skipped(ok)
-        return {"loss": loss, "gradient_norm": norm, "skipped_steps": skipped, **sums["metrics"]}
+        applied = ml.optim.apply_guarded(
+            self.optimizer,
+            loss,
+            ml.trainable_variables(),
+            gradients,
+            max_norm=self.clip_norm or None,
+        )
+        return {
+            "loss": loss,
+            "gradient_norm": applied.gradient_norm,
+            "skipped_steps": applied.skipped_steps,
+            **sums["metrics"],
+        }
 
     def _gradients(self, batch: Mapping[str, ml.Tensor]) -> tuple[dict[str, Any], list[ml.Tensor]]:
         """Sums of losses and gradients of the mean loss, by microbatches when there are several.
@@ -185,7 +182,8 @@ class Run:
 
     def _evaluate(self, **batch: ml.Tensor) -> dict[str, ml.Tensor]:
         sums = self.model(batch, train=False)
-        return {"loss": sums.loss, "count": sums.count}
+        entropy = sums.metrics.get("cross_entropy", (sums.loss, sums.count))
+        return {"loss": entropy[0], "count": entropy[1]}
 
     def _next_logits(self, place: ml.Tensor, **batch: ml.Tensor) -> ml.Tensor:
         logits = self.model.logits(batch, train=False)

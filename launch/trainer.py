@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import meshlang as ml
 from launch import ngram
 from launch.checkpoints import Checkpoints
@@ -55,7 +57,7 @@ class Trainer:
         self._open_directory(corpus)
         self._start_devices()
         manifest = self._checkpoints.latest()
-        begin = manifest["step"] if manifest else 0
+        begin = manifest.step if manifest else 0
         self._say_what(begin)
         train = ml.lower(self.run_.plan(self._program, *self._others))
         train.initialize(self.run_.seed)
@@ -160,7 +162,7 @@ class Trainer:
                 done = step + 1
                 bar.update(done, loss=loss)
                 if done % run.log_every == 0 or done in (1, run.steps):
-                    values = {name: float(value) for name, value in results.items()}
+                    values = {name: np.asarray(value).tolist() for name, value in results.items()}
                     values["tokens_per_second"] = tokens / (time.monotonic() - began)
                     log.write(done, "train", **values)
                 if done % run.eval_every == 0 or done == run.steps:

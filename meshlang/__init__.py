@@ -7,6 +7,7 @@ trace do, when they are first used.
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
+from meshlang import optim as optim
 from meshlang.dims import Dim, Shape
 from meshlang.errors import (
     ArrayError,
@@ -35,7 +36,7 @@ from meshlang.layout.plan import Plan, plan
 from meshlang.layout.report import compare
 from meshlang.ops import *  # noqa: F403  (names listed in meshlang.ops.__all__)
 from meshlang.ops import __all__ as _ops
-from meshlang.program import Precision, Program, scope, spec, trace
+from meshlang.program import InputSpec, Precision, Program, scope, spec, trace
 from meshlang.tensor import Tensor
 from meshlang.variables import Variable, assign, step, trainable_variables, variable
 
@@ -60,6 +61,7 @@ __all__ = [
     "DimError",
     "DtypeError",
     "Executable",
+    "InputSpec",
     "Layout",
     "LayoutError",
     "Mesh",

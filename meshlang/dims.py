@@ -140,8 +140,17 @@ class Shape(tuple[Dim, ...]):
         return super().__contains__(item)
 
     def pick(self, names: str) -> tuple[Dim, ...]:
-        """The dims named in a string, in its order."""
-        return tuple(self[name + mark] for name, mark, _ in dim_words(names))
+        """The dims named in a string, in its order; each once, and sizes must be right."""
+        found = []
+        for name, mark, size in dim_words(names):
+            dim = self[name + mark]
+            why = f"is named twice: {names!r}" if dim in found else f"has not size {size}"
+            if dim in found or size not in (None, dim.size):
+                raise DimError(
+                    message(f"dim {name!r} {why}.", [("shape", self)], "give names alone")
+                )
+            found.append(dim)
+        return tuple(found)
 
     def __add__(self, other) -> "Shape":  # type: ignore[override]
         """Append dims: a `Dim`, a `Shape`, or a string with sizes."""
@@ -150,7 +159,9 @@ class Shape(tuple[Dim, ...]):
 
     def __sub__(self, other) -> "Shape":
         """Remove dims by name; each must be there."""
-        gone = {self[d.name] for d in other} if not isinstance(other, str) else set(self.pick(other))
+        gone = (
+            {self[d.name] for d in other} if not isinstance(other, str) else set(self.pick(other))
+        )
         return Shape(d for d in self if d not in gone)
 
     def swap(self, old: Dim, *new: Dim) -> "Shape":
@@ -222,16 +233,20 @@ def is_kept(shape: Shape) -> bool:
     return any(d.twin is not None and d.twin.kind in ("kept", "slot") for d in shape)
 
 
-def check_twins(op: str, shapes: Iterable[Shape]) -> None:
-    """Refuse to mix a dim with its twin, or two sizes of one dim, in one op."""
+def check_twins(op: str, shapes: Iterable[Shape], shown: Iterable[Shape] = ()) -> None:
+    """Refuse to mix a dim with its twin, or two sizes of one dim, in one op.
+
+    Errors show the operands' shapes, or those of `shown` in their place.
+    """
     seen: dict[str, Dim] = {}
     shapes = list(shapes)
+    shown = list(shown) or shapes
     for shape in shapes:
         for dim in shape:
             other = seen.setdefault(dim.name, dim)
             if other == dim:
                 continue
-            rows = [(f"operand {i}", s) for i, s in enumerate(shapes)]
+            rows = [(f"operand {i}", s) for i, s in enumerate(shown)]
             if other.size != dim.size:
                 raise DimError(
                     message(

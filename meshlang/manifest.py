@@ -189,9 +189,19 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     for name in files:
         if Path(name).name != name:
             raise ValueError(f"{name!r} is not the name of a file")
-    texts = {n: str(data[n]) for n in ("meshlang", "mesh", "layout", "params", "slots")}
-    numbers = {n: int(data[n]) for n in ("format", "step", "seed")}
-    return Manifest(tensors=tensors, files=files, extra=dict(data["extra"]), **texts, **numbers)
+    return Manifest(
+        meshlang=str(data["meshlang"]),
+        step=int(data["step"]),
+        seed=int(data["seed"]),
+        mesh=str(data["mesh"]),
+        layout=str(data["layout"]),
+        params=str(data["params"]),
+        slots=str(data["slots"]),
+        tensors=tensors,
+        files=files,
+        extra=dict(data["extra"]),
+        format=int(data["format"]),
+    )
 
 
 def _size_problem(path: Path, file: File) -> str:

@@ -113,7 +113,11 @@ class Op:
         return ()
 
     def flops(self, sizes: dict[str, int]) -> int:
-        """Multiply-adds count two; only contractions count. `sizes` are those of the block."""
+        """Multiply-adds count two; only contractions count.
+
+        Args:
+            sizes: of all dims of operands and results, by name: of a block, or of all.
+        """
         return 0
 
 
@@ -375,6 +379,19 @@ def both(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Two operands as tensors; a Python number takes the other's dtype."""
     if isinstance(x, Tensor) or hasattr(x, "as_tensor"):
         x = as_tensor(x)
-        return x, as_tensor(y, x.dtype)
+        return x, _beside(y, x)
     y = as_tensor(y)
-    return as_tensor(x, y.dtype), y
+    return _beside(x, y), y
+
+
+def _beside(number: Any, x: Tensor) -> Tensor:
+    """A number in the dtype of the tensor that it meets."""
+    if isinstance(number, float | np.floating) and x.dtype in INTEGERS:
+        raise DtypeError(
+            message(
+                "a float meets integers.",
+                [("float", number), ("integers", f"{x.shape} {x.dtype}")],
+                "ml.cast(x, 'compute') first, or give an int",
+            )
+        )
+    return as_tensor(number, x.dtype)

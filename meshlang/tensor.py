@@ -12,7 +12,85 @@ if TYPE_CHECKING:
     from meshlang.program import Node, Program
 
 
-class Tensor:
+class Operators:
+    """Elementwise operators, for tensors and for variables, which stand for their values."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Any) -> Tensor:
+        return _ops().add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return _ops().add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return _ops().subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return _ops().subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return _ops().multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return _ops().multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return _ops().divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return _ops().divide(other, self)
+
+    def __floordiv__(self, other: Any) -> Tensor:
+        return _ops().floordiv(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return _ops().floordiv(other, self)
+
+    def __mod__(self, other: Any) -> Tensor:
+        return _ops().mod(self, other)
+
+    def __rmod__(self, other: Any) -> Tensor:
+        return _ops().mod(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return _ops().pow(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return _ops().pow(other, self)
+
+    def __neg__(self) -> Tensor:
+        return _ops().negative(self)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return _ops().less(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return _ops().less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return _ops().greater(self, other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return _ops().greater_equal(self, other)
+
+    def __and__(self, other: Any) -> Tensor:
+        return _ops().logical_and(self, other)
+
+    def __rand__(self, other: Any) -> Tensor:
+        return _ops().logical_and(other, self)
+
+    def __or__(self, other: Any) -> Tensor:
+        return _ops().logical_or(self, other)
+
+    def __ror__(self, other: Any) -> Tensor:
+        return _ops().logical_or(other, self)
+
+    def __invert__(self) -> Tensor:
+        return _ops().logical_not(self)
+
+
+class Tensor(Operators):
     """A value of a program: named dims, a dtype, and the op that makes it.
 
     Operators are elementwise: ``+ - * / // % **``, comparisons ``< <= > >=``, and ``& | ~`` on
@@ -74,68 +152,6 @@ class Tensor:
     def expand(self, **sizes: int) -> Tensor:
         """See `meshlang.expand`: ``x.expand(memory=128)``."""
         return _ops().expand(self, **sizes)
-
-    # -- operators --------------------------------------------------------------------------------
-
-    def __add__(self, other: Any) -> Tensor:
-        return _ops().add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _ops().add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return _ops().subtract(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _ops().subtract(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return _ops().multiply(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _ops().multiply(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _ops().divide(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _ops().divide(other, self)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return _ops().floordiv(self, other)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return _ops().mod(self, other)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return _ops().pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _ops().pow(other, self)
-
-    def __neg__(self) -> Tensor:
-        return _ops().negative(self)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return _ops().less(self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return _ops().less_equal(self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _ops().greater(self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _ops().greater_equal(self, other)
-
-    def __and__(self, other: Any) -> Tensor:
-        return _ops().logical_and(self, other)
-
-    def __or__(self, other: Any) -> Tensor:
-        return _ops().logical_or(self, other)
-
-    def __invert__(self) -> Tensor:
-        return _ops().logical_not(self)
 
     def __bool__(self) -> bool:
         from meshlang.errors import ProgramError, message

@@ -15,13 +15,13 @@ from meshlang.dims import Dim, Shape, is_kept, kept
 from meshlang.errors import ProgramError, VariableError, message
 from meshlang.ops.state import Assign, Stored, ToSlot, Unstack, Use
 from meshlang.program import FLOATS, Program, as_tensor, dtype_name, tracing
-from meshlang.tensor import Tensor
+from meshlang.tensor import Operators, Tensor
 
 Initializer = Callable[[Shape], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Variable:
+class Variable(Operators):
     """A named value that outlives a step.
 
     In an op it stands for its value under the dims of its update, so that optimizers written as
@@ -51,36 +51,6 @@ class Variable:
     def __repr__(self) -> str:
         return f"Variable {self.name} {self.shape} {self.dtype}"
 
-    def _binary(self, name: str, *operands: Any) -> Tensor:
-        return getattr(_ops(), name)(*operands)
-
-    def __add__(self, other: Any) -> Tensor:
-        return self._binary("add", self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return self._binary("add", other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return self._binary("subtract", self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return self._binary("subtract", other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return self._binary("multiply", self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return self._binary("multiply", other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return self._binary("divide", self, other)
-
-
-def _ops() -> Any:
-    import meshlang.ops
-
-    return meshlang.ops
-
 
 def variable(
     name: str,
@@ -89,6 +59,7 @@ def variable(
     init: Any,
     dtype: str = "stored",
     trainable: bool = True,
+    use: str = "compute",
 ) -> Tensor:
     """A variable's value, ready for use; the variable is made when the name is new.
 
@@ -99,9 +70,10 @@ def variable(
         init: an initializer, or a number.
         dtype: what it is stored in.
         trainable: False for slots and counters.
+        use: what a trainable float is used in: "high" for routers and what else must not be rounded.
 
     Returns:
-        The value under ordinary dims, a trainable one in "compute" (a slot: its own dims).
+        The value under ordinary dims, a trainable float in `use` (a slot: its own dims).
 
     Raises:
         VariableError: the name was used with another shape or dtype.
@@ -115,7 +87,7 @@ def variable(
     if slot:
         return held
     computed = trainable and dtype in FLOATS
-    return _used(program, held, full, dtype_name("compute", program) if computed else dtype)
+    return _used(program, held, full, dtype_name(use, program) if computed else dtype)
 
 
 def _used(program: Program, held: Tensor, name: str, dtype: str) -> Tensor:

@@ -45,7 +45,7 @@ def weight_count(batch: Mapping[str, ml.Tensor]) -> ml.Tensor:
         returns           [], in "high" precision
     """
     if "weights" in batch:
-        return ml.sum(batch["weights"])
+        return ml.sum(ml.cast(batch["weights"], "high"))
     return ml.full("", batch["targets"].shape.size, "high")
 
 
@@ -101,4 +101,4 @@ def token_losses(
 
 
 def _weighted_sum(x: ml.Tensor, weights: ml.Tensor | None) -> ml.Tensor:
-    return ml.sum(x if weights is None else x * weights)
+    return ml.sum(x if weights is None else x * ml.cast(weights, "high"))

@@ -143,10 +143,12 @@ def case(
         **inputs: dims with sizes, for normal floats; or `floats`, `ints`, `bools`, `ties`, `given`.
             Sizes that divide by 8 suit all of `layouts`.
     """
-    made = {
-        n: floats(wanted) if isinstance(wanted, str) else wanted for n, wanted in inputs.items()
-    }
+    made = {n: _input(wanted) for n, wanted in inputs.items()}
     return Case(name, fn, made, oracle, gradients, exact)
+
+
+def _input(wanted: str | Input) -> Input:
+    return floats(wanted) if isinstance(wanted, str) else wanted
 
 
 def random(*words: str) -> np.random.Generator:
@@ -282,14 +284,27 @@ def check_slopes(cases: Cases, step: float = 1e-5, tolerance: float = 1e-6) -> N
         assert abs(slope - stated) <= tolerance * scale, f"{each.name}: {slope} is not {stated}"
 
 
-def layout_error(fn: Callable[..., Any], mesh: str, layout: str, **inputs: str | Input) -> str:
-    """The text with which a layout is refused for a function."""
-    made = case("refused", fn, **inputs).inputs
-    specs = {n: ml.spec(wanted.shape, wanted.dtype) for n, wanted in made.items()}
-    program = ml.trace(fn, precision=DOUBLE, **specs)
-    with pytest.raises(ml.LayoutError) as caught:
-        ml.plan(program, mesh, layout)
+def trace_error(error: type[ml.MeshlangError], fn: Callable[..., Any], **inputs: Any) -> str:
+    """The text with which a function of these inputs is refused while it is traced."""
+    with pytest.raises(error) as caught:
+        _trace(fn, inputs)
     return str(caught.value)
+
+
+def layout_error(
+    fn: Callable[..., Any], mesh: str, layout: str, *, params: str = "", **inputs: str | Input
+) -> str:
+    """The text with which a layout is refused for a function of these inputs."""
+    program = _trace(fn, inputs)
+    with pytest.raises(ml.LayoutError) as caught:
+        ml.plan(program, mesh, layout, params=params)
+    return str(caught.value)
+
+
+def _trace(fn: Callable[..., Any], inputs: Mapping[str, str | Input]) -> ml.Program:
+    made = {n: _input(wanted) for n, wanted in inputs.items()}
+    specs = {n: ml.spec(wanted.shape, wanted.dtype) for n, wanted in made.items()}
+    return ml.trace(lambda **xs: fn(*xs.values()), precision=DOUBLE, **specs)
 
 
 def compare(path: str, found: np.ndarray, wanted: np.ndarray, close: float) -> None:

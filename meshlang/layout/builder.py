@@ -38,6 +38,7 @@ class Builder:
         self.counter = counter
         self.steps: list[Step] = []
         self.scope = ""
+        self.op = ""
         self._moved: dict[tuple[PlanValue, Shape, Placement, bool], PlanValue] = {}
         self._narrowed: dict[tuple[PlanValue, str], PlanValue] = {}
         self._paid: dict[tuple[PlanValue, tuple[str, ...]], PlanValue] = {}
@@ -58,13 +59,14 @@ class Builder:
         return tuple(self.axes(d) for d in shape)
 
     @contextmanager
-    def at(self, scope: str) -> Iterator[None]:
-        """Steps made inside stand under this scope."""
-        before, self.scope = self.scope, scope
+    def at(self, scope: str, op: Op) -> Iterator[None]:
+        """Steps made inside stand under this scope, and are made for this op."""
+        before = self.scope, self.op
+        self.scope, self.op = scope, op.label
         try:
             yield
         finally:
-            self.scope = before
+            self.scope, self.op = before
 
     def whole_only(self, op: Op, dim: Dim) -> None:
         """Refuse a dim that this op can only walk when it is whole."""
@@ -117,9 +119,7 @@ class Builder:
         if order == sorted(order):
             return x
         dims = Shape(x.shape[i] for i in order)
-        made = self.counter.value(
-            dims, x.dtype, tuple(x.placement[i] for i in order), x.pending
-        )
+        made = self.counter.value(dims, x.dtype, tuple(x.placement[i] for i in order), x.pending)
         self.steps.append(Local(Arrange(dims), (x,), (made,), self.scope))
         return made
 
@@ -129,7 +129,8 @@ class Builder:
             return x
         rest = tuple(a for a in x.pending if a not in axes)
         made = self.counter.value(x.shape, x.dtype, x.placement, rest)
-        self._collect("all_reduce", tuple(axes), x, made, reduce=kind)
+        ordered = tuple(a for a in self.tables.mesh.names if a in axes)
+        self._collect("all_reduce", ordered, x, made, reduce=kind)
         return made
 
     def pay(self, x: PlanValue, axes: tuple[str, ...] | None = None) -> PlanValue:
@@ -181,15 +182,10 @@ class Builder:
         return self._moved[key]
 
     def _moved_to(self, x: PlanValue, shape: Shape, target: Placement) -> PlanValue:
-        x = self._scattered(x, target)
-        why = tuple(
-            new.label
-            for new, old, to in zip(shape, x.placement, target, strict=True)
-            if old and not to
-        )
-        at = x
+        at = x = self._scattered(x, target)
         for move in route(self.tables.mesh, x.shape.sizes, x.placement, target):
-            at = self._step(at, move, target, why)
+            left = move.kind == "all_gather" and not target[move.dim]
+            at = self._step(at, move, target, self._why(shape[move.dim]) if left else "")
         if at.shape != shape:
             at = self._relabel(at, shape)
         return at
@@ -217,9 +213,13 @@ class Builder:
         self._collect("reduce_scatter", (axis,), wide, made, dim=i)
         return self.cast(made, x.dtype)
 
-    def _step(
-        self, x: PlanValue, move: Move, target: Placement, why: tuple[str, ...]
-    ) -> PlanValue:
+    def _why(self, dim: Dim) -> str:
+        """Why a dim is gathered: its name says so, or the op that is being planned needs it."""
+        if self.axes(dim):
+            return f"{self.op} works on all of {dim.label}"
+        return f"the layout leaves {dim.label} whole"
+
+    def _step(self, x: PlanValue, move: Move, target: Placement, why: str) -> PlanValue:
         at = list(x.placement)
         if move.kind == "cut":
             at[move.dim] = (*at[move.dim], *move.axes)
@@ -294,9 +294,7 @@ class Builder:
         mesh, found = self.tables.mesh, []
         for cuts in combinations(range(len(axes) + len(sizes) - 1), len(sizes) - 1):
             ends = [c - i for i, c in enumerate(cuts)]
-            parts = tuple(
-                axes[a:b] for a, b in zip([0, *ends], [*ends, len(axes)], strict=True)
-            )
+            parts = tuple(axes[a:b] for a, b in zip([0, *ends], [*ends, len(axes)], strict=True))
             inner_used = False
             legal = True
             for part, size in reversed(list(zip(parts, sizes, strict=True))):

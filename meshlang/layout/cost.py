@@ -1,34 +1,43 @@
-"""What a plan costs each processor: FLOPs, bytes per collective and axis, memory."""
+"""What a plan costs each processor: FLOPs, bytes per collective and axis, memory, machines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from meshlang.errors import MeshError, message
 from meshlang.layout.mesh import Mesh
-from meshlang.layout.values import Collective, Local, Loop, PlanValue, Step
-from meshlang.ops.contract import Einsum
+from meshlang.layout.values import Collective, Local, Loop, PlanValue, Reshape, Step
+from meshlang.ops.state import Assign, Stored
+from meshlang.structure import leaves
 
 if TYPE_CHECKING:
     from meshlang.layout.plan import Plan
 
-#: what each processor sends, of the payload, in a group of g
-WIRE = {
-    "all_reduce": lambda g: 2 * (g - 1) / g,
-    "reduce_scatter": lambda g: (g - 1) / g,
-    "all_gather": lambda g: (g - 1) / g,
-    "all_to_all": lambda g: (g - 1) / g,
-    "permute": lambda g: 1.0,
-}
+Key = tuple[str, tuple[str, ...]]
+
+
+def wire(kind: str, payload: int, group: int) -> float:
+    """What each processor sends for a payload, in a bandwidth-optimal algorithm.
+
+    Source: Chan et al., Collective communication: theory, practice, and experience, 2007.
+
+    >>> wire("all_reduce", 16, 4), wire("all_gather", 16, 4), wire("permute", 16, 4)
+    (24.0, 12.0, 16.0)
+    """
+    if kind == "permute":
+        return float(payload)
+    return (2 if kind == "all_reduce" else 1) * (group - 1) * payload / group
 
 
 @dataclass(slots=True)
 class Traffic:
-    """One kind of collective over one set of axes, per processor and step.
+    """One kind of collective over one set of axes, per processor and call.
 
     Attributes:
-        sums: how many, before small ones are put together.
+        sums: how many values, before small sums are put together.
         collectives: how many are run.
         elements, bytes: the payload.
         wire_elements, wire_bytes: what a processor sends in a bandwidth-optimal algorithm.
@@ -51,12 +60,13 @@ class Cost:
         duplicated_flops: of them, what other processors compute as well.
         traffic: by (kind, axes).
         variable_bytes: what it keeps between calls.
-        peak_bytes: the most that blocks between steps take at one time, variables not counted.
+        peak_bytes: the most that blocks between steps take at one time, inputs and results
+            counted, variables not.
     """
 
     flops: int = 0
     duplicated_flops: float = 0.0
-    traffic: dict[tuple[str, tuple[str, ...]], Traffic] = field(default_factory=dict)
+    traffic: dict[Key, Traffic] = field(default_factory=dict)
     variable_bytes: int = 0
     peak_bytes: int = 0
 
@@ -70,11 +80,11 @@ class Cost:
         return _total(self.traffic.values())
 
 
-def _total(parts) -> Traffic:
+def _total(parts: Iterable[Traffic]) -> Traffic:
     total = Traffic()
     for part in parts:
-        for name in ("sums", "collectives", "elements", "bytes", "wire_elements", "wire_bytes"):
-            setattr(total, name, getattr(total, name) + getattr(part, name))
+        for each in fields(Traffic):
+            setattr(total, each.name, getattr(total, each.name) + getattr(part, each.name))
     return total
 
 
@@ -83,13 +93,19 @@ def cost_of(plan: Plan) -> Cost:
     cost = Cost()
     for step, trips in walk(plan.steps):
         if isinstance(step, Local):
-            flops, unique = step_flops(step)
+            flops, whole = step_flops(step)
             cost.flops += trips * flops
-            cost.duplicated_flops += trips * (flops - unique / plan.mesh.size)
-        elif isinstance(step, Collective):
-            _count(cost, step, plan.mesh, trips)
+            cost.duplicated_flops += trips * (flops - whole / plan.mesh.size)
+    for sent in transfers(plan):
+        entry = cost.traffic.setdefault((sent.kind, sent.axes), Traffic())
+        entry.sums += sent.trips
+        entry.collectives += sent.trips if sent.first else 0
+        entry.elements += sent.trips * sent.elements
+        entry.bytes += sent.trips * sent.bytes
+        entry.wire_elements += sent.trips * wire(sent.kind, sent.elements, sent.group)
+        entry.wire_bytes += sent.wire_bytes
     cost.variable_bytes = sum(v.bytes for v in plan.variables.values())
-    cost.peak_bytes = _peak(plan.steps, list(plan.inputs.values()))
+    cost.peak_bytes = peak_bytes(plan.steps, plan.inputs.values(), leaves(plan.results))
     return cost
 
 
@@ -103,42 +119,190 @@ def walk(steps: Sequence[Step], trips: int = 1) -> Iterator[tuple[Step, int]]:
 
 def step_flops(step: Local) -> tuple[int, int]:
     """Of one processor, and of the whole contraction; none for what is not one."""
-    if not isinstance(step.op, Einsum):
-        return 0, 0
     block: dict[str, int] = {}
     whole: dict[str, int] = {}
-    for x in step.inputs:
+    for x in (*step.outputs, *step.inputs):
         block |= zip(x.shape.names, x.block, strict=True)
         whole |= zip(x.shape.names, x.shape.sizes, strict=True)
-    return step.op.block_flops(block, step.inputs), step.op.block_flops(whole, step.inputs)
+    return step.op.flops(block), step.op.flops(whole)
 
 
-def _count(cost: Cost, step: Collective, mesh: Mesh, trips: int) -> None:
-    elements, size = step.payload
-    share = WIRE[step.kind](mesh.ways(step.axes))
-    entry = cost.traffic.setdefault((step.kind, step.axes), Traffic())
-    entry.sums += trips * len(step.inputs)
-    entry.collectives += trips
-    entry.elements += trips * elements
-    entry.bytes += trips * size
-    entry.wire_elements += trips * share * elements
-    entry.wire_bytes += trips * share * size
+# -- what is sent ---------------------------------------------------------------------------------
 
 
-def _peak(steps: Sequence[Step], inputs: Sequence[PlanValue]) -> int:
-    """The largest sum of living blocks: from where a value is made to where it is last read."""
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One value that a collective moves; one that was bucketed moves several.
+
+    Attributes:
+        step: the collective.
+        first: whether it is the first value of the collective.
+        trips: how often it runs in one call.
+        elements, bytes: the payload of one run, on one processor.
+        group: how many processors take part.
+    """
+
+    step: Collective
+    first: bool
+    trips: int
+    elements: int
+    bytes: int
+    group: int
+
+    @property
+    def kind(self) -> str:
+        """all_reduce, all_gather, reduce_scatter, all_to_all or permute."""
+        return self.step.kind
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Along which the groups lie."""
+        return self.step.axes
+
+    @property
+    def wire_bytes(self) -> float:
+        """What one processor sends for it in one call."""
+        return self.trips * wire(self.kind, self.bytes, self.group)
+
+
+def transfers(plan: Plan) -> Iterator[Transfer]:
+    """Every value that every collective of a plan moves, in order."""
+    for step, trips in walk(plan.steps):
+        if isinstance(step, Collective):
+            group = plan.mesh.ways(step.axes)
+            counted = step.outputs if step.kind == "all_gather" else step.inputs
+            for i, value in enumerate(counted):
+                yield Transfer(step, i == 0, trips, value.elements, value.bytes, group)
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def peak_bytes(steps: Sequence[Step], begin: Iterable[PlanValue], end: Iterable[PlanValue]) -> int:
+    """The largest sum of living blocks.
+
+    A block lives from the step that makes it to the one that reads it last; what stands there in
+    the beginning, or is given back in the end, lives as long as all. A reshaped block is the same
+    memory, and a stored or assigned one is a variable's.
+
+    Args:
+        steps: in order; the trips of a loop take what the largest moment of one trip takes.
+        begin: blocks that are there before: inputs, or what a trip starts with.
+        end: blocks that are given back.
+    """
+    of = _memory(steps)
     last: dict[PlanValue, int] = {}
     for i, step in enumerate(steps):
-        for v in step.inputs:
-            last[v] = i
-    living = sum(v.bytes for v in inputs)
-    peak = living
+        last |= dict.fromkeys((of.get(v, v) for v in step.inputs), i)
+    living = {of.get(v, v) for v in begin}
+    last |= dict.fromkeys((*living, *(of.get(v, v) for v in end)), len(steps))
+    ending: dict[int, list[PlanValue]] = {}
+    for value, i in last.items():
+        ending.setdefault(i, []).append(value)
+    size = peak = sum(v.bytes for v in living)
     for i, step in enumerate(steps):
-        inner = 0
-        if isinstance(step, Loop):
-            inner = _peak(step.steps, [*step.carry, *step.xs])
-        living += sum(v.bytes for v in step.outputs)
-        peak = max(peak, living + inner)
-        living -= sum(v.bytes for v in set(step.inputs) if last[v] == i)
-        living -= sum(v.bytes for v in step.outputs if v not in last)
+        made = {v for v in step.outputs if v not in of}
+        living |= made
+        size += sum(v.bytes for v in made)
+        peak = max(peak, size + _within(step))
+        gone = living & {*ending.get(i, ()), *(v for v in made if v not in last)}
+        living -= gone
+        size -= sum(v.bytes for v in gone)
     return peak
+
+
+def _within(step: Step) -> int:
+    """What the trips of a loop take besides its operands and results."""
+    if not isinstance(step, Loop):
+        return 0
+    ends = [*step.carry_out, *step.ys, *step.sums]
+    return peak_bytes(step.steps, [*step.carry, *step.xs], ends)
+
+
+def _memory(steps: Sequence[Step]) -> dict[PlanValue, PlanValue]:
+    """For each value that takes no memory of its own: whose it uses. A variable's is its own."""
+    of: dict[PlanValue, PlanValue] = {}
+    for step in steps:
+        if isinstance(step, Local) and isinstance(step.op, Stored | Assign):
+            of |= {v: v for v in step.outputs}
+        elif isinstance(step, Local) and isinstance(step.op, Reshape):
+            (made,), (given,) = step.outputs, step.inputs
+            of[made] = of.get(given, given)
+    return of
+
+
+# -- several machines -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What a processor sends in one call, on average: to its own machine, and to others."""
+
+    inside_bytes: float
+    between_bytes: float
+
+
+def between(plan: Plan, hosts: int) -> dict[Key, Split]:
+    """Split the bytes sent into those that stay inside a machine and those that leave it.
+
+    Processors are numbered row-major, and machines take equal runs of them: the last axes of the
+    mesh lie inside. What several processors of a machine need of another one is counted once, as
+    the best algorithms send it: a collective of g processors on h machines, with payload S, moves
+    S (h-1) between them in an all_gather or reduce_scatter, twice that in an all_reduce, and S/g
+    for each pair of processors on two machines in an all_to_all. The rest of the bytes sent stays
+    inside, so that both add up to `Traffic.wire_bytes`.
+
+    Args:
+        plan: on a mesh whose size the number of machines divides.
+        hosts: machines.
+
+    Returns:
+        By (kind, axes), as in `Cost.traffic`; bytes per processor and call, the average.
+
+    Raises:
+        MeshError: the processors do not divide by the machines.
+    """
+    if hosts < 1 or plan.mesh.size % hosts:
+        raise MeshError(
+            message(
+                f"{plan.mesh.size} processors do not divide over {hosts} machines.",
+                [("mesh", plan.mesh)],
+                "each machine has equally many processors",
+            )
+        )
+    shares: dict[tuple[object, ...], float] = {}
+    found: dict[Key, Split] = {}
+    for sent in transfers(plan):
+        key = (sent.kind, sent.axes, sent.step.sources)
+        if key not in shares:
+            shares[key] = _share_between(sent.step, plan.mesh, hosts)
+        there = found.get((sent.kind, sent.axes), Split(0.0, 0.0))
+        out = sent.wire_bytes * shares[key]
+        found[sent.kind, sent.axes] = Split(
+            there.inside_bytes + sent.wire_bytes - out, there.between_bytes + out
+        )
+    return found
+
+
+def _share_between(step: Collective, mesh: Mesh, hosts: int) -> float:
+    """Of the bytes sent for one collective, the part that leaves a machine."""
+    local = mesh.size // hosts
+    coordinates = map(mesh.coordinates, range(mesh.size))
+    first = [p for p, at in enumerate(coordinates) if not any(at[a] for a in step.axes)]
+    crossing, sent = 0, 0
+    for begin in first:
+        machines = [p // local for p in mesh.group(begin, step.axes)]
+        crossed, all_sent = _crossing(step, machines)
+        crossing, sent = crossing + crossed, sent + all_sent
+    return crossing / sent
+
+
+def _crossing(step: Collective, machines: Sequence[int]) -> tuple[int, int]:
+    """In one group: how much leaves a machine, and how much is sent, in the same unit."""
+    group = len(machines)
+    if step.kind == "permute":
+        return sum(machines[s] != m for s, m in zip(step.sources, machines, strict=True)), group
+    members: Mapping[int, int] = Tally(machines)
+    if step.kind == "all_to_all":
+        return group**2 - sum(m * m for m in members.values()), group * (group - 1)
+    return len(members) - 1, group - 1

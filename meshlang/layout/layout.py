@@ -73,19 +73,19 @@ class Tables:
     layout: Layout = field(default_factory=Layout)
     params: Layout = field(default_factory=Layout)
     slots: Layout = field(default_factory=Layout)
+    _known: dict[Dim, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for what, table in self.named():
             for name, axes in table.table:
                 for axis in axes:
                     if axis not in self.mesh.names:
+                        known = f"the axes are: {_listed(self.mesh.names)}"
                         raise LayoutError(
                             message(
                                 f"{what} puts {name!r} on axis {axis!r}, which the mesh lacks.",
                                 [(what, table), ("mesh", self.mesh)],
-                                did_you_mean(
-                                    axis, self.mesh.names, f"the axes are: {_listed(self.mesh.names)}"
-                                ),
+                                did_you_mean(axis, self.mesh.names, known),
                             )
                         )
                 if len(set(axes)) < len(axes):
@@ -97,43 +97,53 @@ class Tables:
         """The tables with the words for them."""
         return (("layout", self.layout), ("params", self.params), ("slots", self.slots))
 
+    def __str__(self) -> str:
+        """The mesh and the tables that are not empty, one a line."""
+        count = f"{self.mesh.size} processor" + ("s" if self.mesh.size > 1 else "")
+        lines = [f"mesh    {self.mesh}  ({count})" if self.mesh.axes else f"mesh    {count}"]
+        return "\n".join([*lines, *(f"{what:<7} {t}" for what, t in self.named() if t.table)])
+
     def rows(self) -> list[tuple[str, object]]:
         """The tables that are not empty and the mesh, as rows of an error."""
         tables = [(what, table) for what, table in self.named() if table.table or what == "layout"]
         return [*tables, ("mesh", self.mesh)]
 
     def axes(self, dim: Dim) -> tuple[str, ...]:
-        """Where a dim lies: a pure function of its name, its twin, and the tables."""
+        """The axes that divide a dim: a pure function of its name, its twin, and the tables.
+
+        Axes of size 1 divide nothing; they are left out, so that no collective uses them.
+        """
+        if dim not in self._known:
+            self._known[dim] = tuple(a for a in self.named_axes(dim) if self.mesh[a] > 1)
+        return self._known[dim]
+
+    def named_axes(self, dim: Dim) -> tuple[str, ...]:
+        """The axes that the tables name for a dim, whatever their sizes."""
         twin = dim.twin
         if twin is None:
-            return self._own(dim.name)
+            return self.layout[dim.name]
         if twin.kind == "whole":
             return ()
         if twin.kind == "beside":
-            taken = self._own(twin.of[0])
-            return tuple(a for a in self._own(dim.name) if a not in taken)
-        return self.kept_axes(twin.of, twin.kind)[dim.name]
+            taken = self.layout[twin.of[0]]
+            return tuple(a for a in self.layout[dim.name] if a not in taken)
+        return self._kept_axes(twin.of, twin.kind)[dim.name]
 
-    def _own(self, name: str) -> tuple[str, ...]:
-        """Axes of size 1 divide nothing; they are left out, so that no collective uses them."""
-        return tuple(a for a in self.layout[name] if self.mesh[a] > 1)
-
-    def kept_axes(self, owner: tuple[str, ...], kind: str) -> dict[str, tuple[str, ...]]:
+    def _kept_axes(self, owner: tuple[str, ...], kind: str) -> dict[str, tuple[str, ...]]:
         """Where the dims of a variable are kept: own axes first, then those that tables add."""
         found = {}
         for label in owner:
             name, mark = split_label(label)
-            found[name] = self.axes(Dim(name, 1, twin_of(mark)))
+            found[name] = self.named_axes(Dim(name, 1, twin_of(mark)))
         for table in (self.params,) if kind == "kept" else (self.params, self.slots):
             for name in found:
                 used = {a for axes in found.values() for a in axes}
-                extra = (a for a in table[name] if a not in used and self.mesh[a] > 1)
-                found[name] = (*found[name], *extra)
+                found[name] = (*found[name], *(a for a in table[name] if a not in used))
         return found
 
     def skipped(self, owner: tuple[str, ...]) -> list[tuple[str, str]]:
         """The (dim, axis) pairs that `params` and `slots` ask for and a variable cannot have."""
-        found = self.kept_axes(owner, "slot")
+        found = self._kept_axes(owner, "slot")
         wanted = [(n, a) for t in (self.params, self.slots) for n in found for a in t[n]]
         return [(n, a) for n, a in wanted if self.mesh[a] > 1 and a not in found[n]]
 

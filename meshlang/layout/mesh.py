@@ -1,5 +1,6 @@
 """The mesh: named axes over which processors are arranged, row-major."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -104,6 +105,21 @@ class Mesh:
         for axis in axes:
             groups = [{**at, axis: i} for at in groups for i in range(self[axis])]
         return tuple(self.processor(at) for at in groups)
+
+    def block(self, processor: int, placement: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
+        """Which block along each dim a processor has, given the axes of each dim.
+
+        >>> Mesh.parse("data:2 model:4").block(6, ((), ("model", "data")))
+        (0, 5)
+        """
+        at = self.coordinates(processor)
+        index = []
+        for axes in placement:
+            place = 0
+            for axis in axes:
+                place = place * self[axis] + at[axis]
+            index.append(place)
+        return tuple(index)
 
     def __str__(self) -> str:
         return " ".join(f"{name}:{size}" for name, size in self.axes)

@@ -104,23 +104,11 @@ def _permute(mesh: Mesh, at: Placement, target: Placement) -> Move:
     group = mesh.group(0, axes)
     holders: dict[tuple[int, ...], list[int]] = {}
     for rank, processor in enumerate(group):
-        holders.setdefault(_block_index(mesh, processor, at), []).append(rank)
+        holders.setdefault(mesh.block(processor, at), []).append(rank)
     sources = []
     for processor in group:
-        sources.append(holders[_block_index(mesh, processor, target)].pop(0))
+        sources.append(holders[mesh.block(processor, target)].pop(0))
     return Move("permute", axes, sources=tuple(sources))
-
-
-def _block_index(mesh: Mesh, processor: int, placement: Placement) -> tuple[int, ...]:
-    """Which block of each dim a processor has."""
-    coordinates = mesh.coordinates(processor)
-    index = []
-    for axes in placement:
-        at = 0
-        for axis in axes:
-            at = at * mesh[axis] + coordinates[axis]
-        index.append(at)
-    return tuple(index)
 
 
 def _wire(mesh: Mesh, sizes: tuple[int, ...], at: Placement, move: Move) -> float:

@@ -51,13 +51,13 @@ class Plan:
 
     def text(self) -> str:
         """The whole plan, one line for each step; stable, for golden files."""
-        from meshlang.layout.report import plan_text
+        from meshlang.layout.text import plan_text
 
         return plan_text(self)
 
     def show(self, name: str) -> str:
         """A picture of which block of a variable, input or result lies on which processor."""
-        from meshlang.layout.report import picture
+        from meshlang.layout.picture import picture
 
         return picture(self, name)
 
@@ -136,4 +136,3 @@ def _nodes(nodes: Iterable[Node]) -> Iterable[Node]:
         yield node
         if isinstance(node.op, Scan):
             yield from _nodes(node.op.body.program.nodes)
-

@@ -47,7 +47,7 @@ def emit(
     made = _made_pending(builder.tables)
     payments = Payments(nodes, builder.tables, made, results, sums, trips)
     for node in nodes:
-        with builder.at(node.scope):
+        with builder.at(node.scope, node.op):
             xs = _operands(builder, node, env)
             outs = [Spec(y.shape, y.dtype) for y in node.outputs]
             try:
@@ -166,7 +166,7 @@ def _check_one_axis(tensors: Sequence[tuple[str, Tensor]], tables: Tables) -> No
     on: dict[str, Dim] = {}
     for _, tensor in tensors:
         for dim in tensor.shape:
-            for axis in tables.axes(dim):
+            for axis in tables.named_axes(dim):
                 other = on.setdefault(axis, dim)
                 if other.name != dim.name:
                     what = "one tensor" if len(tensors) == 1 else "one op"

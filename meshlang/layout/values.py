@@ -90,7 +90,7 @@ class Collective:
         dim: the position gathered, scattered, or cut by an all_to_all.
         into: the position where an all_to_all joins.
         sources: for a permute, from which member each member of the group receives.
-        why: the dim names that a layout leaves whole, where that is the cause.
+        why: of an all_gather that leaves a dim whole, the cause, in words.
     """
 
     kind: str
@@ -102,7 +102,7 @@ class Collective:
     into: int = 0
     sources: tuple[int, ...] = ()
     scope: str = ""
-    why: tuple[str, ...] = ()
+    why: str = ""
 
     @property
     def payload(self) -> tuple[int, int]:
@@ -199,6 +199,7 @@ class Counter:
     ) -> PlanValue:
         """A new value; the sizes of its block follow."""
         mesh = self.tables.mesh
+        pending = tuple(a for a in mesh.names if a in pending)
         block = tuple(d.size // mesh.ways(a) for d, a in zip(shape, placement, strict=True))
         self.made += 1
         return PlanValue(self.made - 1, shape, dtype, placement, pending, block)

@@ -64,7 +64,7 @@ def save(
         VariableError: a variable has no value yet.
     """
     path = Path(path)
-    extra = json.loads(json.dumps(dict(extra or {}), allow_nan=False))
+    noted = json.loads(json.dumps(dict(extra or {}), allow_nan=False))
     store.check_ready()
     tensors = _tensors(store)
     _check_dims(tensors)
@@ -76,10 +76,13 @@ def save(
             meshlang=meshlang.__version__,
             step=int(store.step),
             seed=int(store.seed),
-            **{name: str(table) for name, table in (("mesh", tables.mesh), *tables.named())},
+            mesh=str(tables.mesh),
+            layout=str(tables.layout),
+            params=str(tables.params),
+            slots=str(tables.slots),
             tensors=tensors,
             files=manifest.describe(written),
-            extra=extra,
+            extra=noted,
         )
         manifest.commit(found, written, path)
     except (OSError, tf.errors.OpError) as error:
@@ -203,7 +206,7 @@ def _read_parts(store: Store, path: Path, name: str, value: PlanValue) -> list[A
 
 
 def _slice(sizes: Sequence[int], index: Index) -> str:
-    """A block in the notation of SaveV2: the whole shape, then first element and length of each dim.
+    """A block in the notation of SaveV2: the whole shape, then start and length along each dim.
 
     >>> _slice((8, 16), (slice(4, 8), slice(0, 16)))
     '8 16 4,4:-'
@@ -224,10 +227,9 @@ def _carried(block: tf.Tensor) -> tf.Tensor:
     return tf.bitcast(block, carrier) if carrier else block
 
 
-def _reason(error: Exception) -> str:
-    """One line of what the system or TensorFlow said."""
-    said = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return str(said).partition("\n")[0]
+def _reason(error: Any) -> str:
+    """One line of what the system or TensorFlow said; TensorFlow's exceptions have a message."""
+    return str(getattr(error, "message", error)).partition("\n")[0]
 
 
 def _check_dims(tensors: Mapping[str, Entry]) -> None:

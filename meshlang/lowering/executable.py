@@ -15,12 +15,14 @@ from meshlang.layout.plan import Plan, plan
 from meshlang.layout.values import PlanValue
 from meshlang.lowering import runtime
 from meshlang.lowering.backend import Backend, Launched, Machine, Values
-from meshlang.lowering.blocks import Result, assemble, cut_blocks, first_holder, spread
-from meshlang.lowering.executor import Executor, block_of, blocks_now
+from meshlang.lowering.blocks import Result, assemble, cut_blocks
+from meshlang.lowering.executor import Executor, block_of
+from meshlang.lowering.in_place import update_in_place
+from meshlang.lowering.initial import initial_blocks
 from meshlang.lowering.simulated import SimulatedMachine
 from meshlang.lowering.spmd import SpmdMachine
 from meshlang.manifest import Manifest
-from meshlang.program import Precision, Program, within
+from meshlang.program import Precision
 from meshlang.structure import leaves, rebuild
 from meshlang.tensor import Tensor
 from meshlang.variables import Variable
@@ -142,16 +144,8 @@ class Executable:
         The step becomes 0. Variables that only other executables of the store have keep theirs.
         """
         self.store.seed, self.store.step = seed, 0
-        init = plan_of_initial_values(self.plan)
-        made: dict[PlanValue, dict[int, np.ndarray]] = {v: {} for v in init.results.values()}
-        for processor in range(self._machine.mesh.size):
-            wanted = [v for v in made if first_holder(v, init.mesh, processor)]
-            blocks = blocks_now(init.mesh, init.steps, wanted, processor, seed)
-            for value, block in zip(wanted, blocks, strict=True):
-                made[value][processor] = block
-        for name, value in init.results.items():
-            blocks = spread(value, self._machine.mesh, made[value])
-            self.store.write_parts(name, value, self._machine.join(blocks))
+        for name, blocks in initial_blocks(self.plan, seed):
+            self.store.write_parts(name, self.store.find(name), self._machine.join(blocks))
 
     def __call__(self, **arrays: Any) -> Any:
         """Run once.
@@ -242,34 +236,9 @@ def _run_plan(plan_: Plan, store: Store, backend: Backend, values: Values) -> Va
     seed, step, *inputs = values
     env = dict(zip(plan_.inputs.values(), inputs, strict=True))
     wanted = list(leaves(plan_.results))
-    Executor(backend, seed, step, store.key).run(plan_.steps, env, wanted)
+    steps = update_in_place(plan_.steps, wanted)
+    Executor(backend, seed, step, store.key).run(steps, env, wanted)
     return [env[v] for v in wanted]
-
-
-def plan_of_initial_values(plan_: Plan) -> Plan:
-    """A plan whose results are the initial values of another plan's variables, as they are kept."""
-    program = Program(precision=plan_.program.precision)
-    program.variables = dict(plan_.program.variables)
-    with within(program):
-        program.results = {name: _initial(v) for name, v in program.variables.items()}
-    tables = plan_.tables
-    return plan(
-        program,
-        tables.mesh,
-        tables.layout,
-        params=tables.params,
-        slots=tables.slots,
-        beside=[plan_.program],
-    )
-
-
-def _initial(variable: Variable) -> Tensor:
-    from meshlang.initializers import constant_init
-
-    init = variable.init
-    if not callable(init):
-        init = constant_init(float(init))
-    return init(variable.shape, variable.dtype, variable.name)
 
 
 def checked_array(what: str, array: Any, value: PlanValue) -> np.ndarray:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
+import meshlang.lowering.kernels_order
 import meshlang.lowering.kernels_products
-import meshlang.lowering.kernels_random  # noqa: F401  (both register kernels)
-from meshlang.layout.mesh import Mesh
+import meshlang.lowering.kernels_random  # noqa: F401  (they register kernels)
 from meshlang.layout.values import Collective, Local, Loop, PlanValue, Step
 from meshlang.lowering.backend import Backend, Block, Value
+from meshlang.lowering.in_place import UpdateInPlace
 from meshlang.lowering.kernels import Here, run_kernel
+from meshlang.lowering.kernels_updates import IN_PLACE
 from meshlang.ops.state import Assign, Stored
 
 Env = dict[PlanValue, Value]
@@ -40,7 +41,7 @@ class Executor:
         later = _readers(steps, wanted)
         stretch: list[Local] = []
         for i, step in enumerate(steps):
-            if isinstance(step, Local) and not isinstance(step.op, Stored | Assign):
+            if isinstance(step, Local) and not isinstance(step.op, Stored | Assign | UpdateInPlace):
                 stretch.append(step)
                 continue
             self._stretch(stretch, env, later, i)
@@ -80,6 +81,8 @@ class Executor:
         elif isinstance(step.op, Stored):
             made = step.outputs[0]
             env[made] = self.backend.read(self._variable(step.op.name), block_of(made))
+        elif isinstance(step.op, UpdateInPlace):
+            self._update(step.op, step, env)
         else:
             self._assign(step, env)
 
@@ -94,6 +97,18 @@ class Executor:
             )[0]
         self.backend.assign(self._variable(step.op.name), value)
         env[step.outputs[0]] = value
+
+    def _update(self, op: UpdateInPlace, step: Local, env: Env) -> None:
+        """A fused kernel on the variables themselves, elementwise on whatever form they have."""
+        places = [(self._variable(name), block_of(v)) for name, v in op.variables]
+        handles = [self.backend.handle(name, block) for name, block in places]
+        gradient, *scalars = [env[v] for v in step.inputs]
+        if self._lead():  # a stack of equal scalars
+            scalars = [x[0] for x in scalars]
+        ok = scalars.pop() if op.guarded else None
+        IN_PLACE[type(op.update)](op.update, handles, [gradient, *scalars], ok)
+        for i, made in zip(op.read, step.outputs, strict=True):
+            env[made] = self.backend.read(*places[i])
 
     def _collective(self, step: Collective, env: Env) -> None:
         if len(step.inputs) > 1:
@@ -185,26 +200,6 @@ class Executor:
         return self.backend.local(
             lambda blocks, _: [blocks[0] + blocks[1]], [total, more], [block_of(v)]
         )[0]
-
-
-def blocks_now(
-    mesh: Mesh, steps: Sequence[Step], wanted: Sequence[PlanValue], processor: int, seed: int
-) -> list[np.ndarray]:
-    """Run local steps at once for one processor: initial values, which need no trace."""
-    if not wanted:
-        return []
-    needed, run = set(wanted), []
-    for step in reversed(steps):
-        assert isinstance(step, Local), "initial values need no collectives"
-        if any(v in needed for v in step.outputs):
-            needed.update(step.inputs)
-            run.append(step)
-    here = Here(mesh, mesh.coordinates(processor), tf.constant(seed, tf.int64), tf.constant(0))
-    held: dict[PlanValue, tf.Tensor] = {}
-    for step in reversed(run):
-        results = run_kernel(step, here, [held[v] for v in step.inputs])
-        held.update(zip(step.outputs, results, strict=True))
-    return [held[v].numpy() for v in wanted]
 
 
 def block_of(v: PlanValue) -> Block:

@@ -18,7 +18,7 @@ from meshlang.layout.values import Cut, Local, Narrow, PlanValue, Reshape
 from meshlang.ops.create import Constant, Range
 from meshlang.ops.elementwise import AddN, Binary, Cast, StopGradient, Unary, Where
 from meshlang.ops.rearrange import Arrange, Expand
-from meshlang.ops.reduce import ArgMax, FirstEqual, LogSumExp, Reduce, Softmax
+from meshlang.ops.reduce import ArgMax, FiniteOrZero, FirstEqual, LogSumExp, Reduce, Softmax
 from meshlang.ops.runs import Concat, Pad, Slice
 from meshlang.ops.state import StackUp, Step, Unstack
 
@@ -104,8 +104,11 @@ _UNARY: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "tanh": tf.tanh,
     "sigmoid": tf.sigmoid,
     "relu": tf.nn.relu,
-    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+    # Not tf.nn.gelu, whose constants are rounded to float32 whatever x is.
+    "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * 0.7071067811865476)),
+    "gelu_tanh": lambda x: (
+        0.5 * x * (1.0 + tf.tanh(0.7978845608028654 * (x + 0.044715 * (x * x * x))))
+    ),
     "silu": lambda x: x * tf.sigmoid(x),
     "softplus": tf.math.softplus,
     "erf": tf.math.erf,
@@ -198,6 +201,12 @@ def _lse(op: LogSumExp, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
 @kernel(Softmax)
 def _softmax(op: Softmax, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [tf.nn.softmax(blocks[0], axis=step.inputs[0].shape.index(op.dim))]
+
+
+@kernel(FiniteOrZero)
+def _finite(op: Any, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    x = blocks[0]
+    return [tf.where(tf.math.is_finite(x), x, tf.zeros([], x.dtype))]
 
 
 @kernel(ArgMax)

@@ -16,7 +16,6 @@ from meshlang.layout.values import Local, PlanValue
 from meshlang.lowering.kernels import Here, kernel
 from meshlang.ops.contract import Einsum
 from meshlang.ops.index import Gather, OneHot, ScatterAdd
-from meshlang.ops.order import BlocksBefore, CumSum
 
 
 @kernel(Einsum)
@@ -87,47 +86,45 @@ def _flat_index(
     at: PlanValue,
     holder: PlanValue,
     dims: Sequence[Dim],
-    batch: Sequence[Dim],
-) -> tuple[tf.Tensor, tf.Tensor, int]:
-    """The row of each index in a block flattened to [batch x dims, rest], and whether it is there.
+    rest: Sequence[Dim],
+) -> tuple[tf.Tensor, int]:
+    """The row that each index means, in a block flattened to [the other dims, rest].
 
     Returns:
-        int32 rows and bools, both [elements of the index, batch dims outermost]; the number of rows.
+        int32 of the index's block, -1 where the row is not here; and the number of rows.
     """
-    query = [d for d in at.shape if d not in batch]
-    order = [*batch, *query]
     flat: tf.Tensor | int = 0
     there: tf.Tensor | None = None
-    size = 1
-    for one, dim in zip(index, dims, strict=True):
-        i = holder.shape.index(dim)
-        local = _rows_first(at, one, order) - here.offset(holder, i)
-        inside = (local >= 0) & (local < holder.block[i])
-        there = inside if there is None else there & inside
-        flat = flat * holder.block[i] + local
-        size *= holder.block[i]
+    rows = 1
+    for i, dim in enumerate(holder.shape):
+        if dim in rest:
+            continue
+        size = holder.block[i]
+        if dim in dims:
+            local = index[dims.index(dim)]
+            if holder.placement[i]:
+                local = local - here.offset(holder, i)
+            inside = (local >= 0) & (local < size)
+            there = inside if there is None else there & inside
+        else:
+            local = tf.reshape(tf.range(size), [size if d == dim else 1 for d in at.shape])
+        flat = local if rows == 1 else flat * size + local
+        rows *= size
     assert there is not None
-    groups = prod(holder.block[holder.shape.index(d)] for d in batch)
-    flat = tf.reshape(flat, [groups, -1])
-    if groups > 1:
-        flat = flat + tf.range(groups)[:, None] * size
-    return tf.reshape(flat, [-1]), tf.reshape(there, [-1]), groups * size
+    return tf.where(there, flat, -1), rows
 
 
 @kernel(Gather)
 def _gather(op: Gather, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     table, at = step.inputs[0], step.inputs[1]
-    batch = [d for d in table.shape if d in at.shape]
-    rest = [d for d in table.shape if d not in op.dims and d not in batch]
-    flat, there, rows = _flat_index(here, blocks[1:], at, table, op.dims, batch)
-    width = prod(table.block[table.shape.index(d)] for d in rest)
-    held = tf.reshape(_rows_first(table, blocks[0], [*batch, *op.dims, *rest]), [rows, width])
+    rest = [d for d in table.shape if d not in op.dims and d not in at.shape]
+    flat, rows = _flat_index(here, blocks[1:], at, table, op.dims, rest)
+    held = _as_rows(table, blocks[0], [d for d in table.shape if d not in rest], rest)
     # An index of -1 reads a row of zeros: no mask over the rows is needed.
-    places = tf.where(there, flat, -1)[:, None]
-    found = tf.gather_nd(held, places, bad_indices_policy="IGNORE")
-    made = step.outputs[0]
-    dims = [*batch, *(d for d in at.shape if d not in batch), *rest]
-    return [_arranged(found, dims, made)]
+    found = tf.gather_nd(held, flat[..., None], bad_indices_policy="IGNORE")
+    if op.summed:
+        found = tf.reduce_sum(found, [at.shape.index(d) for d in op.summed])
+    return [tf.reshape(found, step.outputs[0].block)]
 
 
 @kernel(ScatterAdd)
@@ -135,12 +132,36 @@ def _scatter(op: ScatterAdd, here: Here, step: Local, blocks: Sequence[tf.Tensor
     values, at = step.inputs[0], step.inputs[1]
     made = step.outputs[0]
     rest = [d for d in values.shape if d not in at.shape]
-    query = [d for d in at.shape if d not in op.batch]
-    flat, there, rows = _flat_index(here, blocks[1:], at, made, op.dims, op.batch)
-    width = prod(values.block[values.shape.index(d)] for d in rest)
-    given = tf.reshape(_rows_first(values, blocks[0], [*op.batch, *query, *rest]), [-1, width])
-    total = tf.math.unsorted_segment_sum(given, tf.where(there, flat, -1), rows)
-    return [_arranged(total, [*op.batch, *op.dims, *rest], made)]
+    flat, rows = _flat_index(here, blocks[1:], at, made, op.dims, rest)
+    lead = [d for d in at.shape if d in values.shape]
+    given = _as_rows(values, blocks[0], lead, rest)
+    if op.unique and given.shape[1] > 1:
+        # A row of the result has at most one source: it is read, not added to.
+        source = _repeated(tf.range(given.shape[0])[:, None], at, lead)
+        source = tf.math.unsorted_segment_max(source, tf.reshape(flat, [-1]), rows)
+        total = tf.gather_nd(given, source, bad_indices_policy="IGNORE")
+    else:
+        given = _repeated(given, at, lead)
+        total = tf.math.unsorted_segment_sum(given, tf.reshape(flat, [-1]), rows)
+    return [_arranged(total, [*(d for d in made.shape if d not in rest), *rest], made)]
+
+
+def _repeated(rows: tf.Tensor, at: PlanValue, lead: Sequence[Dim]) -> tf.Tensor:
+    """Rows along `lead`, the same along the other dims of `at`: one for each of its elements."""
+    if len(lead) == len(at.shape):
+        return rows
+    width = rows.shape[1]
+    sizes = [b if d in lead else 1 for d, b in zip(at.shape, at.block, strict=True)]
+    rows = tf.broadcast_to(tf.reshape(rows, [*sizes, width]), [*at.block, width])
+    return tf.reshape(rows, [-1, width])
+
+
+def _as_rows(
+    value: PlanValue, block: tf.Tensor, lead: Sequence[Dim], rest: Sequence[Dim]
+) -> tf.Tensor:
+    """A block as [lead, rest], transposed only if its dims stand otherwise."""
+    width = prod(value.block[value.shape.index(d)] for d in rest)
+    return tf.reshape(_rows_first(value, block, [*lead, *rest]), [-1, width])
 
 
 def _arranged(x: tf.Tensor, dims: Sequence[Dim], made: PlanValue) -> tf.Tensor:
@@ -159,19 +180,3 @@ def _one_hot(op: OneHot, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -
     if op.dtype == "bool":
         return [tf.one_hot(local, made.block[last], True, False, dtype=tf.bool)]
     return [tf.one_hot(local, made.block[last], dtype=op.dtype)]
-
-
-@kernel(CumSum)
-def _cumsum(op: CumSum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    at = step.inputs[0].shape.index(op.dim)
-    return [tf.cumsum(blocks[0], at, exclusive=op.exclusive, reverse=op.reverse)]
-
-
-@kernel(BlocksBefore)
-def _before(op: BlocksBefore, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    totals = blocks[0]
-    places, mine = tf.range(totals.shape[0]), here.index(op.axes)
-    counted = places > mine if op.reverse else places < mine
-    counted = tf.reshape(counted, [-1] + [1] * (totals.shape.rank - 1))
-    return [tf.reduce_sum(tf.where(counted, totals, tf.zeros([], totals.dtype)), axis=0)]
-

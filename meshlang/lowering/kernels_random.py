@@ -20,6 +20,9 @@ _PHILOX = 1
 #: elements that one count of Philox makes, for 32-bit results
 _EACH = 4
 _SEED_STRIDE = -7046029254386353131  # odd, from the golden ratio; spreads seeds over the keys
+_TRIP_STRIDE = 2862933555777941757  # odd; spreads steps and outer trips over the counters
+#: the largest number below one: rounding must not make a one of [0, 1)
+_BELOW_ONE = {"bfloat16": 1.0 - 2.0**-8, "float16": 1.0 - 2.0**-11}
 
 
 @kernel(Random)
@@ -27,7 +30,7 @@ def _random(op: Random, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
     made = step.outputs[0]
     first, sizes, cuts = _run(made, here)
     count = prod(sizes)
-    draw = _flat(op.kind, _key(op, here), _high(here, blocks), first, count)
+    draw = _flat(op, _key(op, here), _high(here, blocks), first, count)
     drawn = tf.reshape(draw, sizes)
     if cuts:
         begin = [cuts.get(i, 0) for i in range(len(sizes))]
@@ -57,15 +60,13 @@ def _run(made: PlanValue, here: Here) -> tuple[tf.Tensor, list[int], dict[int, t
     return first, sizes, cuts
 
 
-def _flat(
-    kind: str, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: int
-) -> tf.Tensor:
+def _flat(op: Random, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
     """So many float32 numbers of the stream, from this index on."""
     low = tf.bitcast(first // _EACH, tf.uint64)
     counter = tf.stack([low, high])
     drawn = -(-count // _EACH) * _EACH + _EACH
     skip = tf.cast(first % _EACH, tf.int32)
-    if kind == "normal":
+    if op.kind == "normal":
         numbers = tf.raw_ops.StatelessRandomNormalV2(
             shape=[drawn], key=key, counter=counter, alg=_PHILOX, dtype=tf.float32
         )
@@ -75,8 +76,10 @@ def _flat(
         )
         numbers = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32)
         numbers = numbers * 2.0**-24
-        if kind == "truncated":
+        if op.kind == "truncated":
             numbers = _truncated(numbers)
+        elif op.dtype in _BELOW_ONE:
+            numbers = tf.minimum(numbers, _BELOW_ONE[op.dtype])
     return tf.slice(numbers, [skip], [count])
 
 
@@ -94,8 +97,8 @@ def _key(op: Random, here: Here) -> tf.Tensor:
 
 
 def _high(here: Here, trips: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The upper half of the counter, of (step, trips): uint64 scalar."""
-    mixed = tf.zeros([], tf.int64)
+    """The upper half of the counter, of (step, trips) however many and long: uint64 scalar."""
+    mixed = tf.cast(here.step, tf.int64)
     for trip in trips:
-        mixed = mixed * 65536 + tf.cast(trip, tf.int64) + 1
-    return tf.bitcast(tf.cast(here.step, tf.int64) * 2**33 + mixed, tf.uint64)
+        mixed = mixed * tf.constant(_TRIP_STRIDE, tf.int64) + tf.cast(trip, tf.int64) + 1
+    return tf.bitcast(mixed, tf.uint64)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from meshlang.dims import Dim, Shape, check_twins
-from meshlang.errors import DimError, DtypeError, did_you_mean, message
+from meshlang.dtypes import check_kind, check_same
+from meshlang.errors import DimError, ProgramError, did_you_mean, message
 from meshlang.notation import dim_words
 from meshlang.program import Op, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
@@ -28,14 +30,6 @@ class Einsum(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         x, y = xs
         check_twins("einsum", [x.shape, y.shape])
-        if x.dtype != y.dtype:
-            raise DtypeError(
-                message(
-                    "einsum: the operands have two dtypes.",
-                    [("left", f"{x.shape} {x.dtype}"), ("right", f"{y.shape} {y.dtype}")],
-                    f"ml.cast one of them, e.g. ml.cast(y, {x.dtype!r})",
-                )
-            )
         return (Spec(self.keep, x.dtype),)
 
     def reduced(self, xs) -> list[Dim]:
@@ -57,13 +51,11 @@ class Einsum(Op):
             return [b.cast(b.pay(partial), outs[0].dtype)]
         return b.local(self, xs, outs, pending=made)
 
-    def block_flops(self, sizes: dict[str, int], xs) -> int:
-        """Two for each multiply-add, on a block whose dims have these sizes."""
-        names = {d.name for x in xs for d in x.shape}
-        return 2 * prod(sizes[n] for n in names)
+    def flops(self, sizes: dict[str, int]) -> int:
+        return 2 * prod(sizes.values())
 
 
-def einsum(*xs: Tensor, reduce: str | None = None, keep: str | None = None) -> Tensor:
+def einsum(*xs: Any, reduce: str | None = None, keep: str | None = None) -> Tensor:
     """Multiply tensors and sum over dims.
 
     Args:
@@ -73,11 +65,13 @@ def einsum(*xs: Tensor, reduce: str | None = None, keep: str | None = None) -> T
             checked against each other.
 
     Dims:
-        xs       each any of the dims
+        xs       each any of the dims; one dtype, floats or signed integers
         returns  `keep`, or all dims in order of appearance without `reduce`
 
     Raises:
         DimError: neither is given, a dim is unknown, or they contradict each other.
+        DtypeError: the operands have several dtypes, or are no signed numbers.
+        ProgramError: there are no operands.
 
     Example:
         >>> import meshlang as ml
@@ -85,8 +79,12 @@ def einsum(*xs: Tensor, reduce: str | None = None, keep: str | None = None) -> T
         >>> ml.einsum(x, w, reduce="d").numpy()
         array([[21.]], dtype=float32)
     """
+    if not xs:
+        raise ProgramError(message("einsum: no operands.", fix="give one tensor or more"))
     tensors = [as_tensor(x) for x in xs]
     check_twins("einsum", [x.shape for x in tensors])
+    check_same("einsum", [f"operand {i}" for i in range(len(xs))], tensors)
+    check_kind("einsum", tensors[0], "signed numbers")
     out = _result_shape(tensors, reduce, keep)
     tensors = [_sum_alone(i, tensors, out) for i in range(len(tensors))]
     if len(tensors) == 1:

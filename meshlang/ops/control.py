@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshlang.dims import Dim, Shape
+from meshlang.dims import Dim, Shape, is_kept, split_label, twin_of
+from meshlang.dtypes import check_kind
 from meshlang.errors import DimError, message
+from meshlang.notation import dim_words
 from meshlang.ops.create import Constant, Range, constant, zeros
 from meshlang.ops.rearrange import Expand, arrange
 from meshlang.ops.state import StackUp, Unstack
 from meshlang.program import FLOATS, Op, Program, Spec, as_tensor, tracing, within
-from meshlang.structure import leaves, rebuild
+from meshlang.structure import leaves, named_leaves, rebuild
 from meshlang.tensor import Tensor
 
 
@@ -95,20 +97,25 @@ def scan(
     """Apply a function along a dim: ``carry, y = fn(carry, x)`` for each index.
 
     Variables made in `fn` get the dim in front, one slice for each trip, so depth is a scan over
-    ``layers`` and programs do not grow with it.
+    ``layers`` and programs do not grow with it. Nothing is assigned in `fn`.
 
     Args:
         fn: takes the carry and the slices of `xs`; returns the next carry and a y, or None.
         carry: tensors, nested as you like; dims and dtypes stay.
-        xs: tensors that have the dim, which lies whole.
-        over: the dim, with its size if `xs` does not tell.
+        xs: tensors that have the dim, or None.
+        over: the dim, with its size if `xs` does not tell. It lies whole; the layout says so, or
+            `meshlang.whole`.
         unroll: write the trips out: the same variables and random bits, a larger program.
 
-    Returns:
-        The last carry, and the ys with the dim in front.
+    Dims:
+        xs       [dim rest...] each
+        fn       carry [dims...], slices [rest...] -> carry [dims...], y [others...]
+        returns  the last carry [dims...], and the ys [dim others...]
 
     Raises:
-        DimError: the dim's size is unknown, or `fn` changes the carry's dims or dtype.
+        DimError: the dim's size is unknown or not the same in all `xs`, or `fn` changes the carry's
+            dims, dtype or nesting.
+        LayoutError: when planned, if the layout divides the dim.
 
     Example:
         >>> import meshlang as ml
@@ -118,9 +125,9 @@ def scan(
         (array(6., dtype=float32), array([0., 1., 3.], dtype=float32))
     """
     program = tracing("ml.scan")
-    dim = _walked(over, xs)
     carry = rebuild(carry, lambda c: program.own(as_tensor(c)))
     xs = rebuild(xs, lambda x: program.own(as_tensor(x)))
+    dim = _walked("scan", over, xs)
     return (_written_out if unroll else _looped)(program, fn, carry, xs, dim)
 
 
@@ -132,9 +139,19 @@ def accumulate(fn: Callable[[Any], Any], xs: Any, *, over: str) -> Any:
     (``x.split(batch="batch micro:4")``), so that cutting it moves nothing.
 
     Args:
-        fn: takes the slices, returns tensors, nested as you like, that are summed.
-        xs: tensors that have the dim, which lies whole.
-        over: the dim.
+        fn: takes the slices, returns numbers, nested as you like, that are summed.
+        xs: tensors that have the dim.
+        over: the dim, with its size if `xs` does not tell. It lies whole.
+
+    Dims:
+        xs       [dim rest...] each
+        fn       slices [rest...] -> [others...]
+        returns  [others...]
+
+    Raises:
+        DimError: the dim's size is unknown or not the same in all `xs`.
+        DtypeError: `fn` returns bools.
+        LayoutError: when planned, if the layout divides the dim.
 
     Example:
         >>> import meshlang as ml
@@ -145,30 +162,47 @@ def accumulate(fn: Callable[[Any], Any], xs: Any, *, over: str) -> Any:
     """
     program = tracing("ml.accumulate")
     xs = rebuild(xs, lambda x: program.own(as_tensor(x)))
-    body = _begin(program, _walked(over, xs), xs)
+    body = _begin(program, _walked("accumulate", over, xs), xs)
     with within(body.program):
         slices = iter(body.xs)
         result = fn(rebuild(xs, lambda _: next(slices)))
         result = rebuild(result, lambda r: body.program.own(as_tensor(r)))
     body.sums = list(leaves(result))
+    for part in body.sums:
+        check_kind("accumulate", part, "numbers")
     outputs = iter(_emit(program, body, [], list(leaves(xs))))
     return rebuild(result, lambda _: next(outputs))
 
 
-def _walked(over: str, xs: Any) -> Dim:
-    from meshlang.notation import dim_words
-
-    ((name, _, size),) = dim_words(over)
-    for x in leaves(xs):
-        size = x.shape[name].size
-    if size is None:
+def _walked(op: str, over: str, xs: Any) -> Dim:
+    """The dim that a loop walks, as the slices have it: under its twin, but for kept dims."""
+    named = dim_words(over)
+    if len(named) != 1:
+        raise DimError(
+            message(f"{op}: walks over one dim.", [("over", repr(over))], "over='layers:4'")
+        )
+    ((name, mark, size),) = named
+    found = dict.fromkeys(_walked_dim(x.shape[name + mark]) for x in leaves(xs))
+    if size is not None:
+        found.setdefault(Dim(name, size, next((d.twin for d in found), twin_of(mark))))
+    if len(found) > 1:
+        rows = [(f"xs {path}".strip(), x.shape) for path, x in named_leaves(xs)]
         raise DimError(
             message(
-                f"scan: how long is {name!r}?",
-                fix=f"give its size: over='{name}:4'",
+                f"{op}: dim {name!r} is not the same everywhere: {' '.join(map(repr, found))}.",
+                [("over", repr(over)), *rows],
+                "all slices are cut along one dim, of one size and one twin",
             )
         )
-    return Dim(name, size)
+    if not found:
+        raise DimError(
+            message(
+                f"{op}: how long is {name!r}?",
+                [("over", repr(over))],
+                f"give its size: over='{name}:4'",
+            )
+        )
+    return next(iter(found))
 
 
 def _begin(program: Program, dim: Dim, xs: Any, reverse: bool = False) -> Body:
@@ -187,12 +221,12 @@ def _looped(
     program: Program, fn: Callable[..., Any], carry: Any, xs: Any, dim: Dim
 ) -> tuple[Any, Any]:
     body = _begin(program, dim, xs)
-    body.program.stack_dim = dim
+    body.program.stack_dim = dim.plain()
     body.carry = [Tensor(c.shape, c.dtype, body.program) for c in leaves(carry)]
     with within(body.program):
         slices, carries = iter(body.xs), iter(body.carry)
         after, y = fn(rebuild(carry, lambda _: next(carries)), rebuild(xs, lambda _: next(slices)))
-        body.carry_out = _same_carry(body.program, carry, after)
+        body.carry_out = _same(body.program, _CARRY, carry, after)
         y = rebuild(y, lambda t: body.program.own(as_tensor(t)))
     body.ys = list(leaves(y))
     body.ys_dims = [_stacked_like(dim, t.shape) for t in body.ys]
@@ -220,28 +254,42 @@ def _in_front(x: Tensor, dim: Dim) -> Tensor:
 
 def _stacked_like(dim: Dim, shape: Shape) -> Dim:
     """A stacked dim stands under the same twin as kept dims that it stands beside."""
-    twin = next((d.twin for d in shape if d.twin and d.twin.kind in ("kept", "slot")), None)
-    return Dim(dim.name, dim.size, twin) if twin and dim.name in twin.of else dim
+    twin = next((d.twin for d in shape if d.twin and is_kept(Shape((d,)))), None)
+    owned = twin is not None and dim.name in (split_label(label)[0] for label in twin.of)
+    return Dim(dim.name, dim.size, twin) if owned else dim
 
 
-def _same_carry(program: Program, before: Any, after: Any) -> list[Tensor]:
-    olds, news = list(leaves(before)), [program.own(as_tensor(t)) for t in leaves(after)]
-    fits = len(olds) == len(news) and all(
-        set(o.shape) == set(n.shape) and o.dtype == n.dtype
-        for o, n in zip(olds, news, strict=False)
+_CARRY = (
+    "scan: the function changes the dims, the dtype or the nesting of the carry.",
+    ("carry in", "carry out"),
+    "return the carry with the dims it came with",
+)
+_ROW = (
+    "scan: the function returns something else in a later trip than in the first.",
+    ("first y", "later y"),
+    "let the function do the same in each trip",
+)
+
+
+def _same(
+    program: Program, words: tuple[str, tuple[str, str], str], before: Any, after: Any
+) -> list[Tensor]:
+    """The leaves of `after` in the order of those of `before`, whose dims and dtypes they have."""
+    olds = dict(named_leaves(before))
+    news = {path: program.own(as_tensor(t)) for path, t in named_leaves(after)}
+    fits = olds.keys() == news.keys() and all(
+        set(o.shape) == set(news[path].shape) and o.dtype == news[path].dtype
+        for path, o in olds.items()
     )
     if not fits:
-        raise DimError(
-            message(
-                "scan: the function changes the dims or the dtype of the carry.",
-                [
-                    ("carry in", ", ".join(f"{t.shape} {t.dtype}" for t in olds)),
-                    ("carry out", ", ".join(f"{t.shape} {t.dtype}" for t in news)),
-                ],
-                "return the carry with the dims it came with",
-            )
-        )
-    return [arrange(n, o.shape) for o, n in zip(olds, news, strict=True)]
+        headline, labels, fix = words
+        rows = zip(labels, (_listed(olds), _listed(news)), strict=True)
+        raise DimError(message(headline, rows, fix))
+    return [arrange(news[path], o.shape) for path, o in olds.items()]
+
+
+def _listed(named: dict[str, Tensor]) -> str:
+    return ", ".join(f"{path} {t.shape} {t.dtype}".strip() for path, t in named.items()) or "nothing"
 
 
 def _written_out(
@@ -249,9 +297,11 @@ def _written_out(
 ) -> tuple[Any, Any]:
     pieces = {x: program.add(Unstack(dim.name), x) for x in leaves(xs)}
     held: dict[Tensor, tuple[Tensor, ...]] = {}
-    rows, trips, first_random = [], program.trips, program.root.random_ids
+    trips, first_random = program.trips, program.root.random_ids
+    first: Any = None
+    columns: list[list[Tensor]] = []
     for index in range(dim.size):
-        program.unrolls.append(Unroll(dim, index, held))
+        program.unrolls.append(Unroll(dim.plain(), index, held))
         program.trips = (*trips, program.own(constant(index, "", "int32")))
         program.root.random_ids = first_random
         try:
@@ -259,15 +309,15 @@ def _written_out(
         finally:
             program.unrolls.pop()
             program.trips = trips
-        _same_carry(program, carry, after)
-        carry = after
-        rows.append(y)
-    flat = [list(leaves(row)) for row in rows]
+        carries = iter(_same(program, _CARRY, carry, after))
+        carry = rebuild(carry, lambda _, carries=carries: next(carries))
+        first = rebuild(y, lambda t: program.own(as_tensor(t))) if index == 0 else first
+        columns.append(_same(program, _ROW, first, y))
     stacks = iter(
         program.add(StackUp(_stacked_like(dim, column[0].shape)), *column)[0]
-        for column in zip(*flat, strict=True)
+        for column in zip(*columns, strict=True)
     )
-    return carry, rebuild(rows[0], lambda _: next(stacks))
+    return carry, rebuild(first, lambda _: next(stacks))
 
 
 # -- the gradient of a loop -----------------------------------------------------------------------
@@ -286,11 +336,8 @@ def _scan_vjp(
     back = _begin(program, body.dim, None, reverse=not body.reverse)
     saved = _Saved(body, node, xs, back)
     back.program.lookup = saved.find
-    carry_gs = [
-        zeros(c.shape, c.dtype) if g is None and c.dtype in FLOATS else g
-        for c, g in zip(body.carry, gs, strict=False)
-    ]
     floats = [i for i, c in enumerate(body.carry) if c.dtype in FLOATS]
+    inits = [_cotangent(gs[i], body.carry[i]) for i in floats]
     stack_gs = [(i, g) for i, g in enumerate(gs[n_carry : n_carry + n_ys]) if g is not None]
     sum_gs = [(i, g) for i, g in enumerate(gs[n_carry + n_ys :]) if g is not None]
     with within(back.program):
@@ -308,8 +355,7 @@ def _scan_vjp(
             seeds.setdefault(body.sums[i], []).append(back.program.own(g))
         found = backprop(body.program.nodes, seeds, [*body.carry, *body.xs, *body.fixed])
         back.carry_out = [
-            arrange(found[c], c.shape) if c in found else zeros(c.shape, c.dtype)
-            for c in (body.carry[i] for i in floats)
+            _cotangent(found.get(body.carry[i]), body.carry[i]) for i in floats
         ]
         back.ys = [found[x] for x in body.xs if x in found]
         back.sums = [found[f] for f in body.fixed if f in found]
@@ -319,14 +365,17 @@ def _scan_vjp(
         if x in found
     ]
     stacks = [*(g for _, g in stack_gs), *saved.stacks]
-    inits = [carry_gs[i] for i in floats]
-    outputs = iter(_emit(program, back, [i for i in inits if i is not None], stacks))
+    outputs = iter(_emit(program, back, inits, stacks))
     of_carry = {i: next(outputs) for i in floats}
     result: list[Tensor | None] = [of_carry.get(i) for i in range(n_carry)]
     result += [next(outputs) if x in found else None for x in body.xs]
     result += [next(outputs) if f in found else None for f in body.fixed]
     assert len(result) == len(xs) == n_carry + n_xs + len(body.fixed)
     return result
+
+
+def _cotangent(g: Tensor | None, carry: Tensor) -> Tensor:
+    return zeros(carry.shape, carry.dtype) if g is None else arrange(g, carry.shape)
 
 
 def _walked_dim(dim: Dim) -> Dim:

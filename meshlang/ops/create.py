@@ -8,9 +8,20 @@ from typing import Any
 import numpy as np
 
 from meshlang.dims import Dim, Shape, twin_of
-from meshlang.errors import ArrayError, message
+from meshlang.dtypes import check_kind
+from meshlang.errors import ArrayError, DimError, DtypeError, message
 from meshlang.notation import dim_words
-from meshlang.program import Op, Spec, apply, as_tensor, current, dtype_name, tracing
+from meshlang.program import (
+    FLOATS,
+    INTEGERS,
+    Op,
+    Spec,
+    apply,
+    as_tensor,
+    current,
+    dtype_name,
+    tracing,
+)
 from meshlang.tensor import Tensor
 
 #: the dtype under which NumPy holds what a program calls bfloat16 before it is lowered
@@ -82,8 +93,12 @@ def constant(value: Any, dims: str | Shape, dtype: str | None = None) -> Tensor:
         dims: one name for each of its dims; sizes may be left out.
         dtype: when left out, float64 becomes "compute" and int64 becomes int32.
 
+    Dims:
+        returns  [dims...]
+
     Raises:
-        ArrayError: the array has other sizes.
+        ArrayError: the array has other sizes, or integers that the dtype cannot hold.
+        DtypeError: there is no such dtype.
 
     Example:
         >>> import meshlang as ml
@@ -97,13 +112,29 @@ def constant(value: Any, dims: str | Shape, dtype: str | None = None) -> Tensor:
         raise ArrayError(
             message(
                 "constant: the array does not have the sizes of the shape.",
-                [("array", array.shape), ("shape", shape)],
+                [("array", list(array.shape)), ("shape", shape)],
+                "leave the sizes out, or give those of the array",
             )
         )
-    array = array.astype(_HELD.get(name, name))
+    array = _held(array, name)
     if current() is None:
         return Tensor(shape, name, None, value=array)
     return apply(Constant(array, shape, name))[0]
+
+
+def _held(array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array as NumPy holds it until it is lowered; integers must survive that."""
+    with np.errstate(invalid="ignore"):
+        held = array.astype(_HELD.get(dtype, dtype))
+    if dtype in INTEGERS and not np.array_equal(held, array):
+        raise ArrayError(
+            message(
+                f"constant: the array has elements that {dtype} cannot hold.",
+                [("array", f"{list(array.shape)} {array.dtype}")],
+                "give another dtype=, or an array that fits",
+            )
+        )
+    return held
 
 
 def _named(array: np.ndarray, dims: str) -> Shape:
@@ -112,7 +143,8 @@ def _named(array: np.ndarray, dims: str) -> Shape:
         raise ArrayError(
             message(
                 f"constant: {len(named)} names for {array.ndim} dims.",
-                [("array", array.shape), ("names", repr(dims))],
+                [("array", list(array.shape)), ("names", repr(dims))],
+                "give one name for each dim, outermost first",
             )
         )
     sizes = zip(named, array.shape, strict=True)
@@ -125,79 +157,181 @@ def _default_dtype(array: np.ndarray) -> str:
 
 
 def zeros(shape: str | Shape, dtype: str = "compute") -> Tensor:
-    """Zeros of a shape."""
+    """Zeros.
+
+    Dims:
+        returns  [shape]
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.zeros("d:2", "int32").numpy()
+        array([0, 0], dtype=int32)
+    """
     return full(shape, 0, dtype)
 
 
 def ones(shape: str | Shape, dtype: str = "compute") -> Tensor:
-    """Ones of a shape."""
+    """Ones.
+
+    Dims:
+        returns  [shape]
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.ones("d:2").numpy()
+        array([1., 1.], dtype=float32)
+    """
     return full(shape, 1, dtype)
 
 
 def full(shape: str | Shape, value: float, dtype: str = "compute") -> Tensor:
-    """One number everywhere."""
+    """One number everywhere.
+
+    Dims:
+        returns  [shape]
+
+    Raises:
+        ArrayError: the dtype cannot hold the number.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.full("d:2", 0.5).numpy()
+        array([0.5, 0.5], dtype=float32)
+    """
     from meshlang.ops.rearrange import expand_to
 
     return expand_to(constant(value, "", dtype), Shape.parse(shape))
 
 
-def range(dim: str | Dim, dtype: str = "int32") -> Tensor:  # noqa: A001
+def range(dim: str | Dim, dtype: str = "int32") -> Tensor:
     """0, 1, 2, ... along a dim.
 
     Dims:
         dim      ``"length:128"``, or a `Dim`
         returns  [dim]
 
+    Raises:
+        DimError: not one dim, or one without a size.
+        DtypeError: bools do not count.
+
     Example:
         >>> import meshlang as ml
         >>> ml.range("n:3").numpy()
         array([0, 1, 2], dtype=int32)
     """
-    (only,) = Shape.parse(dim if isinstance(dim, str) else (dim,))
-    return apply(Range(only, dtype_name(dtype)))[0]
+    shape = Shape.parse(dim if isinstance(dim, str) else (dim,))
+    if len(shape) != 1:
+        raise DimError(message("range: it runs along one dim.", [("dims", shape)], "'length:128'"))
+    made = Range(shape[0], dtype_name(dtype))
+    if made.dtype not in (*FLOATS, *INTEGERS):
+        raise DtypeError(message(f"range: {made.dtype} does not count.", fix="dtype='int32'"))
+    return apply(made)[0]
 
 
 def _random(kind: str, shape: str | Shape, dtype: str) -> Tensor:
     program = tracing(f"ml.random_{kind}")
+    dtype = dtype_name(dtype)
+    if dtype not in FLOATS:
+        fix = "draw floats, and ml.cast what is made of them"
+        raise DtypeError(message(f"random_{kind} makes floats, not {dtype}.", fix=fix))
     program.root.random_ids += 1
-    op = Random(kind, Shape.parse(shape), dtype_name(dtype), program.root.random_ids)
+    op = Random(kind, Shape.parse(shape), dtype, program.root.random_ids)
     return apply(op, *program.trips)[0]
 
 
 def random_uniform(
     shape: str | Shape, low: float = 0.0, high: float = 1.0, dtype: str = "compute"
 ) -> Tensor:
-    """Uniform numbers in [low, high): the same on every mesh and layout.
+    """Uniform numbers from low up to high: the same on every mesh and layout.
 
     Bits are a counter of the global element index, under the key (seed, step, op, trip): Philox,
-    Salmon et al., 2011.
+    Salmon et al., 2011. They have the 24 bits of a float32 in [0, 1), scaled and rounded.
+
+    Dims:
+        returns  [shape], floats
+
+    Raises:
+        DtypeError: the dtype is not a float.
+        ProgramError: nothing is being traced.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.run(lambda: ml.random_uniform("d:1000", low=2.0, high=4.0))
+        >>> bool(x.min() >= 2.0), bool(x.max() <= 4.0), round(float(x.mean()))
+        (True, True, 3)
     """
     unit = _random("uniform", shape, dtype)
     return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
 
 
 def random_normal(shape: str | Shape, dtype: str = "compute") -> Tensor:
-    """Normal numbers of mean 0 and deviation 1: the same on every mesh and layout."""
+    """Normal numbers of mean 0 and deviation 1: the same on every mesh and layout.
+
+    Dims:
+        returns  [shape], floats
+
+    Raises:
+        DtypeError: the dtype is not a float.
+        ProgramError: nothing is being traced.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.run(lambda: ml.random_normal("d:1000"))
+        >>> round(float(x.mean())), round(float(x.std()))
+        (0, 1)
+    """
     return _random("normal", shape, dtype)
 
 
-def random_bernoulli(shape: str | Shape, probability: float) -> Tensor:
-    """True with this probability: the same on every mesh and layout."""
+def random_bernoulli(shape: str | Shape, probability: float | Tensor) -> Tensor:
+    """True with this probability: the same on every mesh and layout.
+
+    Dims:
+        probability  any of the dims, in float32, or a number
+        returns      [shape], bools
+
+    Raises:
+        ProgramError: nothing is being traced.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.run(lambda: ml.random_bernoulli("d:1000", 0.25))
+        >>> round(4.0 * float(x.mean()))
+        1
+    """
     return random_uniform(shape, dtype="float32") < probability
 
 
-def dropout(x: Tensor, rate: float, *, share: str = "") -> Tensor:
+def dropout(x: Any, rate: float, *, share: str = "") -> Tensor:
     """Zero elements with probability `rate`, and scale the others by 1 / (1 - rate).
 
     Args:
-        x: floats.
+        x: what to drop from.
         rate: in [0, 1); 0 returns x.
         share: dims along which one mask serves, e.g. ``"length"``.
 
+    Dims:
+        x        [dims...], floats
+        returns  the same
+
+    Raises:
+        ArrayError: the rate is out of range.
+        DimError: x lacks a dim of `share`.
+        DtypeError: x is not floats.
+        ProgramError: nothing is being traced.
+
     Source: Srivastava et al., 2014.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.run(lambda: ml.dropout(ml.ones("d:8"), 0.5))
+        >>> sorted({float(each) for each in x})
+        [0.0, 2.0]
     """
     from meshlang.ops.elementwise import where
 
+    x = as_tensor(x)
+    check_kind("dropout", x, "floats")
     if not 0.0 <= rate < 1.0:
         raise ArrayError(message(f"dropout: rate {rate} is not in [0, 1)."))
     if rate == 0.0:

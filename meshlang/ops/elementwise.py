@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshlang.dims import Shape, check_twins
-from meshlang.errors import DimError, DtypeError, message
+from meshlang.dtypes import check_kind, check_same
+from meshlang.errors import DimError, ProgramError, message
 from meshlang.program import FLOATS, Op, Spec, apply, as_tensor, both, dtype_name
 from meshlang.tensor import Tensor
 
@@ -47,7 +48,7 @@ UNARY: dict[str, tuple[str, Derivative | None]] = {
     "square": ("x times x", lambda x, y: 2.0 * x),
     "reciprocal": ("one over x", lambda x, y: -(y * y)),
     "abs": ("the absolute value", lambda x, y: sign(x)),
-    "sign": ("-1, 0 or 1", lambda x, y: 0.0),
+    "sign": ("-1, 0 or 1", None),
     "sin": ("the sine of x in radians", lambda x, y: cos(x)),
     "cos": ("the cosine of x in radians", lambda x, y: -sin(x)),
     "tanh": ("the hyperbolic tangent", lambda x, y: 1.0 - y * y),
@@ -61,9 +62,9 @@ UNARY: dict[str, tuple[str, Derivative | None]] = {
         "the error function",
         lambda x, y: 1.1283791670955126 * exp(-(x * x)),
     ),
-    "floor": ("the largest integer not above x", lambda x, y: 0.0),
-    "ceil": ("the smallest integer not below x", lambda x, y: 0.0),
-    "round": ("the nearest integer, halves to even", lambda x, y: 0.0),
+    "floor": ("the largest integer not above x", None),
+    "ceil": ("the smallest integer not below x", None),
+    "round": ("the nearest integer, halves to even", None),
     "is_finite": ("whether x is neither infinite nor NaN", None),
     "logical_not": ("true where x is false", None),
 }
@@ -73,10 +74,10 @@ BINARY: dict[str, tuple[str, str, str]] = {
     "add": ("x + y", "same", "together"),
     "subtract": ("x - y", "same", "together"),
     "multiply": ("x * y", "same", "alone"),
-    "divide": ("x / y, floats only", "same", "first"),
+    "divide": ("x / y", "same", "first"),
     "maximum": ("the larger of x and y", "same", "no"),
     "minimum": ("the smaller of x and y", "same", "no"),
-    "pow": ("x to the y, floats only", "same", "no"),
+    "pow": ("x to the y", "same", "no"),
     "floordiv": ("x / y rounded down", "same", "no"),
     "mod": ("what floordiv leaves, with the sign of y", "same", "no"),
     "equal": ("x == y", "bool", "no"),
@@ -87,6 +88,22 @@ BINARY: dict[str, tuple[str, str, str]] = {
     "greater_equal": ("x >= y", "bool", "no"),
     "logical_and": ("x and y", "bool", "no"),
     "logical_or": ("x or y", "bool", "no"),
+}
+
+#: what an op takes, where that is not floats for one operand and numbers for two
+TAKES = {
+    "negative": "signed numbers",
+    "abs": "signed numbers",
+    "sign": "signed numbers",
+    "square": "numbers",
+    "relu": "numbers",
+    "logical_not": "bools",
+    "logical_and": "bools",
+    "logical_or": "bools",
+    "divide": "floats",
+    "pow": "floats",
+    "equal": "",
+    "not_equal": "",
 }
 
 
@@ -105,7 +122,7 @@ class Unary(Op):
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         (x,) = xs
-        _check_dtype(self.fn, x, ("bool",) if self.fn == "logical_not" else ())
+        check_kind(self.fn, x, TAKES.get(self.fn, "floats"))
         return (Spec(x.shape, "bool" if self.fn in ("is_finite", "logical_not") else x.dtype),)
 
     def vjp(self, xs, ys, gs):
@@ -114,8 +131,6 @@ class Unary(Op):
             return (None,)
         if self.fn == "negative":
             return (-gs[0],)
-        if self.fn in ("sign", "floor", "ceil", "round"):
-            return (None,)
         return (gs[0] * slope(xs[0], ys[0]),)
 
 
@@ -135,20 +150,11 @@ class Binary(Op):
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         x, y = xs
-        if x.dtype != y.dtype:
-            raise DtypeError(
-                message(
-                    f"{self.fn}: the operands have two dtypes.",
-                    [("left", f"{x.shape} {x.dtype}"), ("right", f"{y.shape} {y.dtype}")],
-                    f"ml.cast one of them, e.g. ml.cast(y, {x.dtype!r})",
-                )
-            )
-        if self.fn.startswith("logical"):
-            _check_dtype(self.fn, x, ("bool",))
-        elif self.fn in ("divide", "pow"):
-            _check_dtype(self.fn, x, FLOATS)
-        kind = BINARY[self.fn][1]
-        return (Spec(broadcast_shape(self.fn, x.shape, y.shape), "bool" if kind == "bool" else x.dtype),)
+        check_same(self.fn, ("left", "right"), xs)
+        if kind := TAKES.get(self.fn, "numbers"):
+            check_kind(self.fn, x, kind)
+        shape = broadcast_shape(self.fn, x.shape, y.shape)
+        return (Spec(shape, "bool" if BINARY[self.fn][1] == "bool" else x.dtype),)
 
     def vjp(self, xs, ys, gs):
         x, y = xs
@@ -161,12 +167,15 @@ class Binary(Op):
             "maximum": lambda: _tie_slopes(g, x, y, x > y),
             "minimum": lambda: _tie_slopes(g, x, y, x < y),
             "pow": lambda: _pow_slopes(g, x, y, ys[0]),
+            "mod": lambda: (g, -(g * floordiv(x, y))),
         }.get(self.fn)
         if slopes is None:
             return (None, None)
         if self.fn == "multiply":
             return (_product_onto(g, y, x), _product_onto(g, x, y))
-        return tuple(s if s is None else onto(s, x_.shape) for s, x_ in zip(slopes(), xs, strict=True))
+        return tuple(
+            s if s is None else onto(s, x_.shape) for s, x_ in zip(slopes(), xs, strict=True)
+        )
 
 
 def _product_onto(g: Tensor, other: Tensor, like: Tensor) -> Tensor:
@@ -186,13 +195,10 @@ def _tie_slopes(g: Tensor, x: Tensor, y: Tensor, wins: Tensor) -> tuple[Tensor, 
 
 
 def _pow_slopes(g: Tensor, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    safe = where(x > 0.0, x, ones_of(x))
-    return g * y * (x ** (y - 1.0)), g * z * log(safe)
-
-
-def ones_of(x: Tensor) -> Tensor:
-    """A scalar one of x's dtype: broadcasting does the rest."""
-    return as_tensor(1, x.dtype)
+    """Zero where x or y make the value a constant, so that neither 0 ** 0 nor a log leaks NaN."""
+    one = as_tensor(1, x.dtype)
+    power = where(equal(y, 0.0), one, y - 1.0)
+    return g * (y * pow(x, power)), g * (z * log(where(x > 0.0, x, one)))
 
 
 @dataclass(frozen=True)
@@ -204,14 +210,9 @@ class Where(Op):
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         c, x, y = xs
-        _check_dtype("where", c, ("bool",))
-        if x.dtype != y.dtype:
-            raise DtypeError(
-                message("where: the choices have two dtypes.", [("x", x.dtype), ("y", y.dtype)])
-            )
-        return (
-            Spec(broadcast_shape("where", broadcast_shape("where", c.shape, x.shape), y.shape), x.dtype),
-        )
+        check_kind("where's condition", c, "bools")
+        check_same("where", ("x", "y"), (x, y))
+        return (Spec(_shape_of_where(c.shape, x.shape, y.shape), x.dtype),)
 
     def vjp(self, xs, ys, gs):
         c, x, y = xs
@@ -271,7 +272,13 @@ class AddN(Op):
         return "together"
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        rows = [(f"operand {i}", x.shape) for i, x in enumerate(xs)]
+        check_same("add_n", [label for label, _ in rows], xs)
+        check_kind("add_n", xs[0], "numbers")
         check_twins("add_n", [x.shape for x in xs])
+        if any(set(x.shape) != set(xs[0].shape) for x in xs):
+            fix = "expand the smaller ones, or add them with +"
+            raise DimError(message("add_n: all operands have the same dims.", rows, fix))
         return (Spec(xs[0].shape, xs[0].dtype),)
 
     def vjp(self, xs, ys, gs):
@@ -286,7 +293,7 @@ def broadcast_shape(op: str, left: Shape, right: Shape) -> Shape:
     if set(left) <= set(right):
         return right
     only = [d for d in (*right, *left) if (d in left) != (d in right)]
-    missing = [d for d in right if d not in left][0]
+    missing = next(d for d in right if d not in left)
     raise DimError(
         message(
             f"{op}: one side must have all the dims of the other.",
@@ -296,21 +303,20 @@ def broadcast_shape(op: str, left: Shape, right: Shape) -> Shape:
     )
 
 
-def _check_dtype(op: str, x: Tensor, wanted: Sequence[str]) -> None:
-    if wanted and x.dtype not in wanted:
-        raise DtypeError(
-            message(
-                f"{op} takes {' or '.join(wanted)}.",
-                [("operand", f"{x.shape} {x.dtype}")],
-                f"ml.cast(x, {wanted[0]!r})",
-            )
-        )
+def _shape_of_where(condition: Shape, x: Shape, y: Shape) -> Shape:
+    """The dims of the operand that contains both others'."""
+    rows = [("condition", condition), ("x", x), ("y", y)]
+    check_twins("where", [shape for _, shape in rows])
+    largest = max((condition, x, y), key=len)
+    if not {*condition, *x, *y} <= set(largest):
+        fix = "to choose for every pair, expand one of them: x.expand(DIM=SIZE)"
+        raise DimError(message("where: one operand must have all the dims.", rows, fix))
+    return largest
 
 
 def onto(g: Tensor, shape: Shape) -> Tensor:
     """Sum a cotangent over the dims that its primal lacks, and give it the primal's order."""
-    from meshlang.ops.rearrange import arrange
-    from meshlang.ops.rearrange import expand_to
+    from meshlang.ops.rearrange import arrange, expand_to
     from meshlang.ops.reduce import sum_dims
 
     extra = [d for d in g.shape if d not in shape]
@@ -325,7 +331,8 @@ def _unary(name: str) -> Callable[[Any], Tensor]:
     def function(x: Any) -> Tensor:
         return apply(Unary(name), as_tensor(x))[0]
 
-    return _documented(function, name, UNARY[name][0], "x [dims...]")
+    kind = TAKES.get(name, "floats")
+    return _documented(function, name, UNARY[name][0], f"x        [dims...], {kind}", "the same")
 
 
 def _binary(name: str) -> Callable[[Any, Any], Tensor]:
@@ -333,25 +340,29 @@ def _binary(name: str) -> Callable[[Any, Any], Tensor]:
         x, y = both(x, y)
         return apply(Binary(name), x, y)[0]
 
-    return _documented(function, name, BINARY[name][0], "x, y: one side's dims contain the other's")
+    kind = TAKES.get(name, "numbers") or "one dtype"
+    dims = f"x, y     one side's dims contain the other's; {kind}"
+    return _documented(function, name, BINARY[name][0], dims, "the larger dims")
 
 
-def _documented(function: Any, name: str, what: str, dims: str) -> Any:
+def _documented(function: Any, name: str, what: str, dims: str, made: str) -> Any:
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"Elementwise: {what}.\n\nDims:\n    {dims}\n    returns the larger dims\n"
+    if name in ("is_finite", *(n for n, row in BINARY.items() if row[1] == "bool")):
+        made += ", bools"
+    function.__doc__ = f"Elementwise: {what}.\n\nDims:\n    {dims}\n    returns  {made}\n"
     return function
 
 
 negative, exp, expm1, log, log1p = map(_unary, ("negative", "exp", "expm1", "log", "log1p"))
 sqrt, rsqrt, square, reciprocal = map(_unary, ("sqrt", "rsqrt", "square", "reciprocal"))
-abs, sign, sin, cos, tanh = map(_unary, ("abs", "sign", "sin", "cos", "tanh"))  # noqa: A001
+abs, sign, sin, cos, tanh = map(_unary, ("abs", "sign", "sin", "cos", "tanh"))
 sigmoid, relu, gelu, gelu_tanh = map(_unary, ("sigmoid", "relu", "gelu", "gelu_tanh"))
 silu, softplus, erf = map(_unary, ("silu", "softplus", "erf"))
-floor, ceil, round = map(_unary, ("floor", "ceil", "round"))  # noqa: A001
+floor, ceil, round = map(_unary, ("floor", "ceil", "round"))
 is_finite, logical_not = map(_unary, ("is_finite", "logical_not"))
 
 add, subtract, multiply, divide = map(_binary, ("add", "subtract", "multiply", "divide"))
-maximum, minimum, pow = map(_binary, ("maximum", "minimum", "pow"))  # noqa: A001
+maximum, minimum, pow = map(_binary, ("maximum", "minimum", "pow"))
 floordiv, mod = map(_binary, ("floordiv", "mod"))
 equal, not_equal, less = map(_binary, ("equal", "not_equal", "less"))
 less_equal, greater, greater_equal = map(_binary, ("less_equal", "greater", "greater_equal"))
@@ -362,30 +373,100 @@ def where(condition: Any, x: Any, y: Any) -> Tensor:
     """Choose x where the condition is true, else y. What is not chosen leaks nothing, not NaN.
 
     Dims:
-        condition, x, y   each pair broadcasts: one side's dims contain the other's
-        returns           the largest dims
+        condition, x, y   one of them has all the dims of the others; bools, and one dtype
+        returns           its dims
+
+    Raises:
+        DimError: no operand has all the dims.
+        DtypeError: the condition is not bools, or x and y have two dtypes.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.constant([4.0, -1.0], "d")
+        >>> ml.where(x > 0.0, ml.sqrt(x), 0.0).numpy()
+        array([2., 0.], dtype=float32)
     """
     x, y = both(x, y)
     return apply(Where(), as_tensor(condition), x, y)[0]
 
 
 def cast(x: Any, dtype: str) -> Tensor:
-    """Another dtype; "stored", "compute" and "high" are the program's policy."""
+    """Another dtype. Floats become integers toward zero; what is not 0 becomes True.
+
+    Args:
+        x: any tensor.
+        dtype: "stored", "compute" and "high" are the program's policy; or a concrete one.
+
+    Dims:
+        x        [dims...]
+        returns  the same
+
+    Raises:
+        DtypeError: there is no such dtype.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.cast(ml.constant([1.9, -1.9], "d"), "int32").numpy()
+        array([ 1, -1], dtype=int32)
+    """
     x = as_tensor(x)
     dtype = dtype_name(dtype)
     return x if x.dtype == dtype else apply(Cast(dtype, x.dtype), x)[0]
 
 
-def stop_gradient(x: Tensor) -> Tensor:
-    """The same value, as a constant for `meshlang.gradients`."""
-    return apply(StopGradient(), x)[0]
+def stop_gradient(x: Any) -> Tensor:
+    """The same value, as a constant for `meshlang.gradients`.
+
+    Dims:
+        x        [dims...]
+        returns  the same
+
+    Example:
+        >>> import meshlang as ml
+        >>> def slope(x):
+        ...     return ml.gradients(x * ml.stop_gradient(x), [x])[0]
+        >>> ml.run(slope, x=ml.constant(3.0, ""))
+        array(3., dtype=float32)
+    """
+    return apply(StopGradient(), as_tensor(x))[0]
 
 
 def clip(x: Any, low: Any, high: Any) -> Tensor:
-    """Bring x between low and high. Gradients stop where it is outside."""
+    """Bring x between low and high. Gradients stop where it is outside, and halve on a bound.
+
+    Dims:
+        x, low, high   one side's dims contain the other's, for x and low, then with high
+        returns        the larger dims
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.clip(ml.constant([-2.0, 0.5, 2.0], "d"), -1.0, 1.0).numpy()
+        array([-1. ,  0.5,  1. ], dtype=float32)
+    """
     return minimum(maximum(x, low), high)
 
 
-def add_n(xs: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors of one shape; a sum of pending sums is paid once."""
-    return xs[0] if len(xs) == 1 else apply(AddN(), *xs)[0]
+def add_n(xs: Sequence[Any]) -> Tensor:
+    """The sum of tensors; a sum of pending sums is paid once.
+
+    Dims:
+        xs       each [dims...], in any order
+        returns  as the first
+
+    Raises:
+        DimError: they have different dims.
+        DtypeError: they have different dtypes.
+        ProgramError: there are none.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.constant([1.0, 2.0], "d")
+        >>> ml.add_n([x, x, x]).numpy()
+        array([3., 6.], dtype=float32)
+    """
+    if not xs:
+        raise ProgramError(
+            message("add_n: there is nothing to add.", fix="give one tensor or more")
+        )
+    tensors = [as_tensor(x) for x in xs]
+    return tensors[0] if len(tensors) == 1 else apply(AddN(), *tensors)[0]

@@ -17,76 +17,77 @@ from meshlang.tensor import Tensor
 
 @dataclass(frozen=True)
 class Gather(Op):
-    """Operands: the table, then one index for each of `dims`."""
+    """Operands: the table, then one index for each of `dims`.
+
+    Attributes:
+        dims: of the table, that are looked up.
+        summed: dims of the index over which the rows are added.
+        unique: no two indices that lie inside are equal.
+    """
 
     dims: tuple[Dim, ...]
+    summed: tuple[Dim, ...] = ()
+    unique: bool = False
 
     @property
     def detail(self) -> str:
-        return ",".join(d.label for d in self.dims)
+        return _detail(",".join(d.label for d in self.dims), self.summed, self.unique)
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         table, index = xs[0], xs[1]
-        _check_index("gather", xs[1:])
+        _check_index("gather", self.dims, xs[1:])
         check_twins("gather", [table.shape, index.shape])
+        kept = [d for d in index.shape if d not in self.summed]
         rest = [d for d in table.shape if d not in self.dims and d not in index.shape]
-        return (Spec(Shape((*index.shape, *rest)), table.dtype),)
+        return (Spec(Shape((*kept, *rest)), table.dtype),)
 
     def passes(self, i: int) -> str:
         return "alone" if i == 0 else "no"
 
     def creates_pending(self, axes_of, xs):
         """Each processor reads the rows that it holds: the rows are a sum with one part not zero."""
-        return tuple(a for d in self.dims for a in axes_of(d))
+        return tuple(a for d in (*self.dims, *self.summed) for a in axes_of(d))
 
     def plan(self, b, xs, outs):
         return b.local(self, xs, outs, pending=self.creates_pending(b.axes, xs))
 
     def vjp(self, xs, ys, gs):
-        table = xs[0]
-        if table.dtype not in FLOATS:
-            return (None,) * len(xs)
-        batch = [d for d in table.shape if d in xs[1].shape]
-        g = apply(ScatterAdd(self.dims, tuple(batch)), gs[0], *xs[1:])[0]
-        from meshlang.ops.rearrange import arrange
-
-        return (arrange(g, table.shape), *(None for _ in self.dims))
+        none = (None,) * len(self.dims)
+        if xs[0].dtype not in FLOATS:
+            return (None, *none)
+        return (apply(ScatterAdd(self.dims, xs[0].shape, self.unique), gs[0], *xs[1:])[0], *none)
 
 
 @dataclass(frozen=True)
 class ScatterAdd(Op):
-    """Operands: the values, then one index for each of the new `dims`. `batch` dims stay."""
+    """Operands: the values, then one index for each of the new `dims`.
+
+    Attributes:
+        dims: that the result has and the values need not have.
+        shape: of the result. Dims of the index that it lacks are summed over.
+        unique: no two indices that lie inside are equal.
+    """
 
     dims: tuple[Dim, ...]
-    batch: tuple[Dim, ...]
+    shape: Shape
+    unique: bool = False
 
     @property
     def detail(self) -> str:
-        return " ".join(map(repr, self.dims))
+        return _detail(" ".join(map(repr, self.dims)), (), self.unique)
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         values, index = xs[0], xs[1]
-        _check_index("scatter_add", xs[1:])
-        for dim in index.shape:
-            if dim not in values.shape:
-                raise DimError(
-                    message(
-                        "scatter_add: the values lack a dim of the index.",
-                        [("values", values.shape), ("index", index.shape), ("lacking", repr(dim))],
-                        f"values.expand({dim.name}={dim.size})",
-                    )
-                )
-        rest = [d for d in values.shape if d not in index.shape]
-        shape = Shape((*self.batch, *self.dims, *rest))
-        check_twins("scatter_add", [shape, values.shape])
-        return (Spec(shape, values.dtype),)
+        _check_index("scatter_add", self.dims, xs[1:])
+        check_twins("scatter_add", [values.shape, index.shape, self.shape])
+        return (Spec(self.shape, values.dtype),)
 
     def passes(self, i: int) -> str:
         return "alone" if i == 0 else "no"
 
     def creates_pending(self, axes_of, xs):
         """Rows of all processors are added: what is summed over is the index's own dims."""
-        return tuple(a for d in xs[1].shape if d not in self.batch for a in axes_of(d))
+        return tuple(a for d in xs[1].shape if d not in self.shape for a in axes_of(d))
 
     def plan(self, b, xs, outs):
         return b.local(self, xs, outs, pending=self.creates_pending(b.axes, xs))
@@ -94,8 +95,14 @@ class ScatterAdd(Op):
     def vjp(self, xs, ys, gs):
         from meshlang.ops.rearrange import arrange
 
-        g = apply(Gather(self.dims), gs[0], *xs[1:])[0]
+        lacking = tuple(d for d in xs[1].shape if d not in xs[0].shape)
+        g = apply(Gather(self.dims, lacking, self.unique), gs[0], *xs[1:])[0]
         return (arrange(g, xs[0].shape), *(None for _ in self.dims))
+
+
+def _detail(dims: str, summed: tuple[Dim, ...], unique: bool) -> str:
+    more = [f"summed={','.join(d.label for d in summed)}"] if summed else []
+    return " ".join([dims, *more, *(["unique"] if unique else [])])
 
 
 @dataclass(frozen=True)
@@ -106,31 +113,33 @@ class OneHot(Op):
     dtype: str
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        _check_index("one_hot", xs)
+        _check_index("one_hot", (), xs)
         return (Spec(xs[0].shape + self.dim, self.dtype),)
 
     def vjp(self, xs, ys, gs):
         return (None,)
 
 
-def _check_index(op: str, index: tuple[Tensor, ...]) -> None:
+def _check_index(op: str, dims: tuple[Dim, ...], index: tuple[Tensor, ...]) -> None:
+    rows = [(f"index {n}", f"{i.shape} {i.dtype}") for n, i in enumerate(index)]
     for i in index:
         if i.dtype != "int32":
             raise DtypeError(
-                message(
-                    f"{op}: an index is int32.",
-                    [("index", f"{i.shape} {i.dtype}")],
-                    "ml.cast(index, 'int32')",
-                )
+                message(f"{op}: an index is int32.", rows, "ml.cast(index, 'int32')")
             )
         if i.shape != index[0].shape:
             raise DimError(
-                message(
-                    f"{op}: all indices have one shape.",
-                    [(f"index {n}", x.shape) for n, x in enumerate(index)],
-                    "expand or arrange them",
-                )
+                message(f"{op}: all indices have one shape.", rows, "expand or arrange them")
             )
+        for dim in dims:
+            if dim.name in i.shape.names:
+                raise DimError(
+                    message(
+                        f"{op}: an index into {dim.name!r} has a dim of that name.",
+                        [("indexed", dim), *rows],
+                        f"index.rename({dim.name}='other')",
+                    )
+                )
 
 
 def gather(table: Any, index: Any, *, dim: str) -> Tensor:
@@ -154,22 +163,41 @@ def gather(table: Any, index: Any, *, dim: str) -> Tensor:
     return gather_at(table, {dim: index})
 
 
-def gather_at(table: Any, index: Mapping[str, Any]) -> Tensor:
+def gather_at(
+    table: Any, index: Mapping[str, Any], *, summed: str = "", unique: bool = False
+) -> Tensor:
     """Look rows up by several indices at once: ``gather_at(slots, {"experts": e, "slot": s})``.
+
+    With `summed` it is the transpose of `scatter_add_at` of values that lack those dims.
+
+    Args:
+        table: where rows are read.
+        index: for each dim that is looked up, an int32 tensor; all have one shape.
+        summed: dims of the index over which the rows are added.
+        unique: a promise that no two indices inside of the table are equal. It changes how fast
+            gradients are, not what they are; where it is broken they are wrong.
 
     Dims:
         table    [batch... dims... rest...]
-        index    [batch... query...] each, int32
-        returns  [batch... query... rest...]
+        index    [batch... query...] each
+        returns  [batch... query... rest...] without `summed`
+
+    Example:
+        >>> import meshlang as ml
+        >>> slots = ml.constant([[1.0, 2.0], [3.0, 4.0]], "slot d")
+        >>> places = ml.constant([[1, 9], [0, 1]], "token choice")
+        >>> ml.gather_at(slots, {"slot": places}, summed="choice").numpy()
+        array([[3., 4.],
+               [4., 6.]], dtype=float32)
     """
     table = as_tensor(table)
     dims = tuple(table.shape[name] for name in index)
-    return apply(Gather(dims), table, *map(as_tensor, index.values()))[0]
+    indices = [as_tensor(i) for i in index.values()]
+    op = Gather(dims, indices[0].shape.pick(summed), unique)
+    return apply(op, table, *indices)[0]
 
 
-def scatter_add(
-    values: Any, index: Any, *, into: str | Dim, batch: str = ""
-) -> Tensor:
+def scatter_add(values: Any, index: Any, *, into: str | Dim, batch: str = "") -> Tensor:
     """Add rows into zeros of a new dim, at an index.
 
     Dims:
@@ -188,19 +216,51 @@ def scatter_add(
 
 
 def scatter_add_at(
-    values: Any, index: Mapping[str | Dim, Any], *, batch: str = ""
+    values: Any,
+    index: Mapping[str | Dim, Any],
+    *,
+    batch: str = "",
+    order: str | None = None,
+    unique: bool = False,
 ) -> Tensor:
     """Add rows into zeros of several new dims at once.
 
+    Args:
+        values: the rows. A row is written at each index along dims that the values lack.
+        index: for each new dim with its size an int32 tensor; all have one shape.
+        batch: dims of the index that the result keeps.
+        order: the dims of the result in another order, which moves no data.
+        unique: a promise that no two indices inside of the new dims are equal, so that rows can be
+            read instead of added. Where it is broken the results are wrong.
+
     Dims:
         values   [batch... query... rest...]
-        index    new dims with sizes -> [batch... query...] each, int32
-        returns  [batch... new dims... rest...]
+        index    [batch... query...] each
+        returns  [batch... new dims... rest...], or `order`; query dims are summed over
+
+    Raises:
+        DimError: `order` does not name the dims of the result, or an index has a new dim.
+
+    Example:
+        >>> import meshlang as ml
+        >>> tokens = ml.constant([1.0, 2.0], "token")
+        >>> places = ml.constant([[3, 0], [9, 1]], "token choice")
+        >>> ml.scatter_add_at(tokens, {"slot:4": places}, unique=True).numpy()
+        array([1., 2., 0., 1.], dtype=float32)
     """
     values = as_tensor(values)
     dims = tuple(d for new in index for d in (Shape.parse(new) if isinstance(new, str) else (new,)))
-    kept = values.shape.pick(batch)
-    return apply(ScatterAdd(dims, kept), values, *map(as_tensor, index.values()))[0]
+    indices = [as_tensor(i) for i in index.values()]
+    asked = indices[0].shape
+    rest = [d for d in values.shape if d not in asked]
+    shape = Shape((*asked.pick(batch), *dims, *rest))
+    if order is not None:
+        if set(shape.pick(order)) != set(shape):
+            raise DimError(
+                message("scatter_add: order names all dims.", [("dims", shape), ("order", order)])
+            )
+        shape = Shape(shape.pick(order))
+    return apply(ScatterAdd(dims, shape, unique), values, *indices)[0]
 
 
 def one_hot(index: Any, dim: str | Dim, dtype: str = "compute") -> Tensor:

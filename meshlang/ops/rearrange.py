@@ -52,6 +52,9 @@ class Regroup(Op):
     def detail(self) -> str:
         return " ".join(d.label for d in self.old) + " -> " + " ".join(map(repr, self.new))
 
+    def passes(self, i: int) -> str:
+        return "alone"
+
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         first = xs[0].shape.index(self.old[0])
         rest = [d for d in xs[0].shape if d not in self.old]
@@ -106,9 +109,14 @@ class Arrange(Op):
 def rename(x: Any, **names: str) -> Tensor:
     """Give dims other names. Data moves if the layout puts the new names elsewhere.
 
+    A twin keeps its mark: a whole dim stays whole under its new name.
+
     Dims:
         x        [old... rest...]
         returns  [new... rest...], in the same order
+
+    Raises:
+        DimError: x lacks a dim, or a new name stands there already.
 
     Example:
         >>> import meshlang as ml
@@ -117,21 +125,20 @@ def rename(x: Any, **names: str) -> Tensor:
     """
     x = as_tensor(x)
     pairs = []
-    for old, new in names.items():
+    for old, text in names.items():
         dim = x.shape[old]
-        ((name, mark, size),) = dim_words(new)
-        if size not in (None, dim.size):
+        new = _successors((dim,), text)
+        if [d.size for d in new] != [dim.size]:
             raise DimError(
-                message(f"rename: {dim!r} cannot become {new!r}.", [("operand", x.shape)])
+                message(
+                    f"rename: {dim!r} cannot become {text!r}.",
+                    [("operand", x.shape)],
+                    "name one dim of the same size",
+                )
             )
-        pairs.append((dim, Dim(name, dim.size, twin_of(mark))))
-    return apply(Rename(tuple(pairs)), x)[0] if pairs else x
-
-
-def retag(x: Tensor, *pairs: tuple[Dim, Dim]) -> Tensor:
-    """Rename dims given as dims, twins included."""
-    pairs = tuple(pair for pair in pairs if pair[0] != pair[1])
-    return apply(Rename(pairs), x)[0] if pairs else x
+        pairs.append((dim, new[0]))
+    changed = tuple((old, new) for old, new in pairs if old != new)
+    return apply(Rename(changed), x)[0] if changed else x
 
 
 def split(x: Any, **parts: str) -> Tensor:
@@ -139,7 +146,10 @@ def split(x: Any, **parts: str) -> Tensor:
 
     Dims:
         x        [t rest...]
-        returns  [outer inner rest...], at the place of t
+        returns  [outer inner rest...], at the place of t; the parts of a twin keep its mark
+
+    Raises:
+        DimError: x lacks the dim, sizes do not multiply to its size, or a name is there already.
 
     Example:
         >>> import meshlang as ml
@@ -158,7 +168,10 @@ def merge(x: Any, **parts: str) -> Tensor:
 
     Dims:
         x        [outer inner rest...]
-        returns  [t rest...], at the place of outer
+        returns  [t rest...], at the place of outer; equal twins' mark is kept
+
+    Raises:
+        DimError: x lacks one of the dims, or the new name is there already.
 
     Example:
         >>> import meshlang as ml
@@ -174,11 +187,26 @@ def merge(x: Any, **parts: str) -> Tensor:
 def regroup(x: Any, pattern: str) -> Tensor:
     """Merge and split at once, without a middle name that the layout would have to know.
 
+    Args:
+        x: any tensor.
+        pattern: dims of x, an arrow, new dims; of each side the first is the outer one. One of the
+            new sizes may be left out.
+
+    Dims:
+        x        [old... rest...]
+        returns  [new... rest...], at the place of the first old one
+
+    Raises:
+        DimError: x lacks one of the dims, sizes do not multiply to theirs, or a name is there
+            already.
+
     Example:
         >>> import meshlang as ml
         >>> x = ml.constant([[1, 2, 3], [4, 5, 6]], "batch length")
-        >>> ml.regroup(x, "batch length -> group token:2").shape
-        [group:3 token:2]
+        >>> ml.regroup(x, "batch length -> group token:2").numpy()
+        array([[1, 2],
+               [3, 4],
+               [5, 6]], dtype=int32)
     """
     x = as_tensor(x)
     left, right = arrow(pattern)
@@ -186,21 +214,44 @@ def regroup(x: Any, pattern: str) -> Tensor:
 
 
 def _regroup(op: str, x: Tensor, old: tuple[Dim, ...], text: str) -> Tensor:
-    named = dim_words(text)
-    total = prod(d.size for d in old)
-    known = prod(size for *_, size in named if size is not None)
-    open_names = [name for name, _, size in named if size is None]
-    whole_number = total % known == 0 if open_names else total == known
-    if len(open_names) > 1 or not whole_number:
+    new = _successors(old, text)
+    total, known = prod(d.size for d in old), prod(d.size for d in new if d.size)
+    unknown = sum(not d.size for d in new)
+    fits = total % known == 0 if unknown else total == known
+    if not old or not new or len(set(old)) < len(old) or unknown > 1 or not fits:
         raise DimError(
             message(
-                f"{op}: {' '.join(map(repr, old))} cannot become {text.strip()!r}.",
+                f"{op}: {' '.join(map(repr, old)) or 'nothing'} cannot become {text.strip()!r}.",
                 [("operand", x.shape), ("elements", total), ("sizes named", known)],
-                "the product of the sizes must stay; one size may be left out",
+                "name each dim once; the product of sizes must stay, and one may be left out",
             )
         )
-    new = tuple(Dim(n, total // known if s is None else s, twin_of(m)) for n, m, s in named)
+    new = tuple(Dim(d.name, d.size or total // known, d.twin) for d in new)
     return apply(Regroup(old, new), x)[0]
+
+
+def _successors(old: Sequence[Dim], text: str) -> tuple[Dim, ...]:
+    """The dims of a text that take the place of others, with their twin if they all have one.
+
+    Sizes that are left out are those of a single old dim and a single new one, else 0.
+    """
+    named = dim_words(text)
+    twins = {d.twin for d in old}
+    twin = twins.pop() if len(twins) == 1 else None
+    twin = _handed_on(twin, [d.name for d in old], [name for name, *_ in named])
+    alone = old[0].size if len(old) == len(named) == 1 else 0
+    return tuple(Dim(n, alone if s is None else s, twin_of(m) or twin) for n, m, s in named)
+
+
+def _handed_on(twin: Twin | None, old: Sequence[str], new: Sequence[str]) -> Twin | None:
+    """A twin for new names; among the dims of the variable of a kept one they replace the old."""
+    if twin is None or twin.kind not in ("kept", "slot"):
+        return twin
+    owner: list[str] = []
+    for label in twin.of:
+        name, mark = split_label(label)
+        owner += [n + mark for n in new] if name == old[0] else [] if name in old else [label]
+    return Twin(twin.kind, tuple(owner))
 
 
 def expand(x: Any, **sizes: int) -> Tensor:
@@ -210,37 +261,57 @@ def expand(x: Any, **sizes: int) -> Tensor:
         x        [rest...]
         returns  [new... rest...]
 
+    Raises:
+        DimError: x has one of the dims already.
+
     Example:
         >>> import meshlang as ml
         >>> ml.expand(ml.constant([1.0, 2.0], "d"), batch=2).shape
         [batch:2 d:2]
     """
     x = as_tensor(x)
-    new = Shape(Dim(name, size) for name, size in sizes.items())
+    new = Shape.parse(" ".join(f"{name}:{size}" for name, size in sizes.items()))
     for dim in new:
         if dim.name in x.shape:
             raise DimError(
-                message(f"expand: there is a dim {dim.name!r} already.", [("operand", x.shape)])
+                message(
+                    f"expand: there is a dim {dim.name!r} already.",
+                    [("operand", x.shape)],
+                    "expand by another name",
+                )
             )
     return expand_to(x, Shape((*new, *x.shape)))
 
 
 def expand_to(x: Tensor, shape: Shape) -> Tensor:
-    """Repeat along the dims of `shape` that x lacks; its order is that of `shape`."""
+    """Repeat along the dims of `shape` that x lacks; in its order if there are any."""
     return x if set(x.shape) == set(shape) else apply(Expand(shape), x)[0]
 
 
-def arrange(x: Tensor, order: str | Shape) -> Tensor:
+def arrange(x: Any, order: str | Shape) -> Tensor:
     """Another order of the dims: NumPy's order and that of random bits, never a placement.
+
+    Dims:
+        x        [dims...]
+        returns  [dims...] in the order named
+
+    Raises:
+        DimError: not all dims of x are named, or others.
 
     Example:
         >>> import meshlang as ml
-        >>> ml.arrange(ml.constant([[1, 2]], "a b"), "b a").shape
-        [b:2 a:1]
+        >>> ml.arrange(ml.constant([[1, 2]], "a b"), "b a").numpy()
+        array([[1],
+               [2]], dtype=int32)
     """
+    x = as_tensor(x)
     shape = Shape(x.shape.pick(order)) if isinstance(order, str) else order
-    if len(shape) != len(x.shape):
+    if set(shape) != set(x.shape):
         raise DimError(
-            message("arrange: names all dims.", [("operand", x.shape), ("order", shape)])
+            message(
+                "arrange: the order does not name each dim once.",
+                [("operand", x.shape), ("order", shape)],
+                "name all dims of the operand",
+            )
         )
     return x if shape == x.shape else apply(Arrange(shape), x)[0]

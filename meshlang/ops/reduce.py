@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 from meshlang.dims import Dim, Shape
-from meshlang.errors import DtypeError, message
-from meshlang.program import FLOATS, Op, Spec, apply, as_tensor
+from meshlang.dtypes import check_kind
+from meshlang.program import Op, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
 
 _BOOL = ("any", "all")
@@ -36,15 +36,7 @@ class Reduce(Op):
         return "alone" if self.kind == "sum" else "no"
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        if (self.kind in _BOOL) != (xs[0].dtype == "bool"):
-            wanted = "bools" if self.kind in _BOOL else "numbers"
-            raise DtypeError(
-                message(
-                    f"{self.kind} takes {wanted}.",
-                    [("operand", f"{xs[0].shape} {xs[0].dtype}")],
-                    "compare first, e.g. x > 0" if self.kind in _BOOL else "ml.cast(x, 'int32')",
-                )
-            )
+        check_kind(self.kind, xs[0], "bools" if self.kind in _BOOL else "numbers")
         return (Spec(Shape(d for d in xs[0].shape if d not in self.dims), xs[0].dtype),)
 
     def creates_pending(self, axes_of, xs):
@@ -58,11 +50,10 @@ class Reduce(Op):
 
         if self.kind in _BOOL:
             return (None,)
-        g = expand_to(gs[0], xs[0].shape)
         if self.kind == "sum":
-            return (g,)
+            return (expand_to(gs[0], xs[0].shape),)
         ties = cast(equal(xs[0], ys[0]), gs[0].dtype)
-        return (g * ties / sum_dims(ties, self.dims),)
+        return (ties * (gs[0] / sum_dims(ties, self.dims)),)
 
     def plan(self, b, xs, outs):
         made = tuple(a for d in self.dims for a in b.axes(d))
@@ -86,6 +77,7 @@ class LogSumExp(Op):
         return self.dim.label
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("logsumexp", xs[0], "floats")
         return (Spec(Shape(d for d in xs[0].shape if d != self.dim), xs[0].dtype),)
 
     def vjp(self, xs, ys, gs):
@@ -98,8 +90,9 @@ class LogSumExp(Op):
             return b.local(self, xs, outs)
         from meshlang.ops.elementwise import Binary, Unary
 
-        top, shifted = _shifted_exp(b, xs[0], self.dim, outs[0])
-        total = _paid_sum(b, shifted, self.dim, outs[0])
+        # Below an infinite maximum nothing would be left but NaN; zero serves as well there.
+        top = b.local(FiniteOrZero(), [_top(b, xs[0], self.dim, outs[0])], outs)[0]
+        total = _paid_sum(b, _shifted_exp(b, xs[0], top), self.dim, outs[0])
         return b.local(Binary("add"), [b.local(Unary("log"), [total], outs)[0], top], outs)
 
 
@@ -114,6 +107,7 @@ class Softmax(Op):
         return self.dim.label
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("softmax", xs[0], "floats")
         return (Spec(xs[0].shape, xs[0].dtype),)
 
     def vjp(self, xs, ys, gs):
@@ -126,24 +120,38 @@ class Softmax(Op):
         from meshlang.ops.elementwise import Binary
 
         small = Spec(Shape(d for d in xs[0].shape if d != self.dim), xs[0].dtype)
-        _, shifted = _shifted_exp(b, xs[0], self.dim, small)
+        shifted = _shifted_exp(b, xs[0], _top(b, xs[0], self.dim, small))
         total = _paid_sum(b, shifted, self.dim, small)
         return b.local(Binary("divide"), [shifted, total], outs)
 
 
-def _shifted_exp(b: Any, x: Any, dim: Dim, small: Spec) -> tuple[Any, Any]:
-    """The maximum over a divided dim, and the exponentials of what is left below it."""
+def _top(b: Any, x: Any, dim: Dim, small: Spec) -> Any:
+    """The maximum over a divided dim."""
+    return b.all_reduce(b.local(Reduce("max", (dim,)), [x], [small])[0], b.axes(dim), "max")
+
+
+def _shifted_exp(b: Any, x: Any, top: Any) -> Any:
+    """The exponentials of what is left below the maximum."""
     from meshlang.ops.elementwise import Binary, Unary
 
-    top = b.all_reduce(b.local(Reduce("max", (dim,)), [x], [small])[0], b.axes(dim), "max")
     like = [Spec(x.shape, x.dtype)]
-    below = b.local(Binary("subtract"), [x, top], like)
-    return top, b.local(Unary("exp"), below, like)[0]
+    return b.local(Unary("exp"), b.local(Binary("subtract"), [x, top], like), like)[0]
 
 
 def _paid_sum(b: Any, x: Any, dim: Dim, small: Spec) -> Any:
     part = b.local(Reduce("sum", (dim,)), [x], [small], pending=b.axes(dim))
     return b.pay(part[0])
+
+
+@dataclass(frozen=True)
+class FiniteOrZero(Op):
+    """Of a block: x where it is finite, else zero."""
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(xs[0].shape, xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (None,)
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ class ArgMax(Op):
         return self.dim.label
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("argmax", xs[0], "numbers")
         return (Spec(Shape(d for d in xs[0].shape if d != self.dim), "int32"),)
 
     def vjp(self, xs, ys, gs):
@@ -198,16 +207,21 @@ def sum_dims(x: Tensor, dims: Iterable[Dim]) -> Tensor:
 
 def _reduce(kind: str, x: Any, names: str | None) -> Tensor:
     x = as_tensor(x)
+    check_kind(kind, x, "bools" if kind in _BOOL else "numbers")
     dims = _dims(x, names)
     return apply(Reduce(kind, dims), x)[0] if dims else x
 
 
-def sum(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
+def sum(x: Any, dims: str | None = None) -> Tensor:
     """Sum over dims, all of them by default. Over a divided dim it is a pending sum.
 
     Dims:
-        x        [dims... rest...]
+        x        [dims... rest...], numbers
         returns  [rest...]
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is bools.
 
     Example:
         >>> import meshlang as ml
@@ -218,80 +232,152 @@ def sum(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
 
 
 def mean(x: Any, dims: str | None = None) -> Tensor:
-    """The mean over dims, all of them by default; floats only.
+    """The mean over dims, all of them by default.
 
     Dims:
-        x        [dims... rest...]
+        x        [dims... rest...], floats
         returns  [rest...]
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is not floats.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.mean(ml.constant([[1.0, 2.0], [3.0, 4.0]], "a b"), "a").numpy()
+        array([2., 3.], dtype=float32)
     """
     x = as_tensor(x)
-    if x.dtype not in FLOATS:
-        raise DtypeError(
-            message("mean takes floats.", [("operand", f"{x.shape} {x.dtype}")], "ml.cast first")
-        )
+    check_kind("mean", x, "floats")
     return sum(x, dims) * (1.0 / prod(d.size for d in _dims(x, dims)))
 
 
-def max(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
+def max(x: Any, dims: str | None = None) -> Tensor:
     """The largest value over dims; a gradient is shared equally between equal ones.
 
     Dims:
-        x        [dims... rest...]
+        x        [dims... rest...], numbers
         returns  [rest...]
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.max(ml.constant([[1, 5], [3, 4]], "a b"), "a").numpy()
+        array([3, 5], dtype=int32)
     """
     return _reduce("max", x, dims)
 
 
-def min(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
+def min(x: Any, dims: str | None = None) -> Tensor:
     """The smallest value over dims; a gradient is shared equally between equal ones.
 
     Dims:
-        x        [dims... rest...]
+        x        [dims... rest...], numbers
         returns  [rest...]
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.min(ml.constant([[1, 5], [3, 4]], "a b"), "a").numpy()
+        array([1, 4], dtype=int32)
     """
     return _reduce("min", x, dims)
 
 
-def any(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
+def any(x: Any, dims: str | None = None) -> Tensor:
     """Whether any bool over dims is true.
 
     Dims:
-        x        [dims... rest...], bool
-        returns  [rest...], bool
+        x        [dims... rest...], bools
+        returns  [rest...], bools
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is not bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.any(ml.constant([[1, 5], [3, 4]], "a b") > 4, "b").numpy()
+        array([ True, False])
     """
     return _reduce("any", x, dims)
 
 
-def all(x: Any, dims: str | None = None) -> Tensor:  # noqa: A001
+def all(x: Any, dims: str | None = None) -> Tensor:
     """Whether all bools over dims are true.
 
     Dims:
-        x        [dims... rest...], bool
-        returns  [rest...], bool
+        x        [dims... rest...], bools
+        returns  [rest...], bools
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is not bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.all(ml.constant([[1, 5], [3, 4]], "a b") > 2, "b").numpy()
+        array([False,  True])
     """
     return _reduce("all", x, dims)
 
 
 def logsumexp(x: Any, dim: str) -> Tensor:
-    """log(sum(exp(x))) over one dim. Over a divided dim: one max and one sum of the small shape.
+    """log(sum(exp(x))) over one dim. Over a divided dim: one max and one sum, both small.
 
     Dims:
         x        [dim rest...], floats
         returns  [rest...]
+
+    Raises:
+        DimError: x lacks the dim.
+        DtypeError: x is not floats.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.logsumexp(ml.constant([1000.0, 1000.0], "d"), "d").numpy().round(2)
+        np.float32(1000.69)
     """
     x = as_tensor(x)
     return apply(LogSumExp(x.shape[dim]), x)[0]
 
 
-def softmax(x: Any, dim: str) -> Tensor:
+def softmax(x: Any, dim: str, *, extra_logit: Any = None) -> Tensor:
     """exp(x) / sum(exp(x)) over one dim. Over a divided dim: one max and one sum, both small.
 
+    Args:
+        x: the logits.
+        dim: over which the results add up to one.
+        extra_logit: one more logit, whose share is left out of the result.
+
     Dims:
-        x        [dim rest...], floats
-        returns  the same
+        x             [dim rest...], floats
+        extra_logit   any of rest, or a number
+        returns       as x
+
+    Raises:
+        DimError: x lacks the dim, or `extra_logit` has dims that x lacks.
+        DtypeError: x is not floats.
+
+    Example:
+        >>> import meshlang as ml
+        >>> x = ml.constant([2.0, 2.0], "d")
+        >>> ml.softmax(x, "d").numpy(), ml.softmax(x, "d", extra_logit=2.0).numpy().round(3)
+        (array([0.5, 0.5], dtype=float32), array([0.333, 0.333], dtype=float32))
     """
+    from meshlang.ops.elementwise import exp, softplus
+
     x = as_tensor(x)
-    return apply(Softmax(x.shape[dim]), x)[0]
+    if extra_logit is None:
+        return apply(Softmax(x.shape[dim]), x)[0]
+    total = logsumexp(x, dim)
+    return exp(x - (total + softplus(extra_logit - total)))
 
 
 def log_softmax(x: Any, dim: str) -> Tensor:
@@ -299,7 +385,16 @@ def log_softmax(x: Any, dim: str) -> Tensor:
 
     Dims:
         x        [dim rest...], floats
-        returns  the same
+        returns  as x
+
+    Raises:
+        DimError: x lacks the dim.
+        DtypeError: x is not floats.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.log_softmax(ml.constant([10.0, 10.0], "d"), "d").numpy().round(3)
+        array([-0.693, -0.693], dtype=float32)
     """
     x = as_tensor(x)
     return x - logsumexp(x, dim)
@@ -309,8 +404,17 @@ def argmax(x: Any, dim: str) -> Tensor:
     """The index of the largest value over one dim, the first of equal ones. No gradient.
 
     Dims:
-        x        [dim rest...]
+        x        [dim rest...], numbers
         returns  [rest...], int32
+
+    Raises:
+        DimError: x lacks the dim.
+        DtypeError: x is bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.argmax(ml.constant([[1, 5, 5], [3, 2, 1]], "a b"), "b").numpy()
+        array([1, 0], dtype=int32)
     """
     x = as_tensor(x)
     return apply(ArgMax(x.shape[dim]), x)[0]

@@ -29,7 +29,7 @@ class Concat(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         shapes = [x.shape for x in xs]
         dim = shapes[0][self.dim]
-        check_twins("concat", [s.swap(s[self.dim], _with_size(s[self.dim], 1)) for s in shapes])
+        check_twins("concat", [s.swap(s[self.dim], _with_size(s[self.dim], 1)) for s in shapes], shapes)
         _check_alike(self.dim, xs)
         total = sum(s[self.dim].size for s in shapes)
         return (Spec(shapes[0].swap(dim, _with_size(dim, total)), xs[0].dtype),)
@@ -173,9 +173,8 @@ def concat(xs: Sequence[Any], dim: str) -> Tensor:
     tensors = [as_tensor(x) for x in xs]
     if not tensors:
         raise DimError(message("concat: nothing to join.", [("dim", repr(dim))]))
-    for x in tensors:
-        name = x.shape[dim].name
-    return apply(Concat(name), *tensors)[0]
+    names = [x.shape[dim].name for x in tensors]
+    return apply(Concat(names[0]), *tensors)[0]
 
 
 def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:  # noqa: A001

@@ -32,11 +32,13 @@ def causal_mask(length: int, segments: ml.Tensor | None = None) -> ml.Tensor:
                [ 0.e+00,  0.e+00]], dtype=float32)
     """
     query = ml.range(f"length:{length}").expand(memory=length)
-    seen = ml.range(f"memory:{length}") <= query
+    seen, order = ml.range(f"memory:{length}") <= query, "length memory"
     if segments is not None:
         theirs = segments.rename(length="memory").expand(length=length)
         seen = ml.equal(segments.expand(memory=length), theirs) & seen
-    return ml.cast(~seen, "high") * _HIDDEN
+        order = "batch length memory"
+    # In the order of the logits, so that no layer turns it again.
+    return ml.arrange(ml.cast(~seen, "high") * _HIDDEN, order)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,191 @@
+"""Adafactor: second moments kept as rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import meshlang as ml
+from meshlang.dims import Dim, Shape
+from meshlang.errors import MeshlangError, message
+from meshlang.optim.optimizer import Optimizer, Target
+from meshlang.optim.schedules import (
+    LearningRate,
+    check_at_least,
+    check_fraction,
+    check_rate,
+    rate,
+)
+from meshlang.tensor import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+    """Adafactor, with Mesh-TensorFlow's defaults.
+
+    At step t, which counts from 0, with g the gradient and w the value before the update:
+
+    1. ``b2 = 1 - (t+1)^-decay_exponent``: 0 at the first step.
+    2. ``s = g^2 + epsilon1``.
+    3. Factored when two dims or more, those of scans not counted, have `min_dim_size_to_factor` or
+       more. d0 is the largest, d1 the second largest; of equal ones the earlier comes first.
+       ``vr = b2 vr + (1 - b2) mean_d0(s)``, ``vc = b2 vc + (1 - b2) mean_d1(s)``; all other dims
+       stay in both. ``u = g rsqrt(vr / mean_d1(vr)) rsqrt(vc)``.
+       Else ``v = b2 v + (1 - b2) s``, ``u = g rsqrt(v)``.
+    4. ``u = u / max(1, rms(u) / clipping_threshold)``, rms over all dims, those of scans too.
+    5. ``scale = rate(t) max(rms(w), epsilon2)``, rms over all dims but those of scans: each layer
+       has its own. Without `multiply_by_parameter_scale`, ``scale = rate(t)``.
+    6. ``u = u scale``; with beta1: ``m = beta1 m + (1 - beta1) u; u = m``, not corrected.
+    7. ``w = w - u``.
+
+    Attributes:
+        learning_rate: a number or a schedule. None is ``min((t+1)^-0.5, 0.01)``, and 0.05 times
+            that without the parameter scale.
+        multiply_by_parameter_scale: steps relative to the size of what they change.
+        beta1: of a momentum, in [0, 1); 0 keeps none.
+        decay_exponent: above 0; see 1.
+        decay_rate: b2 outright, a number or a schedule, instead of 1.
+        clipping_threshold: see 4; None does not clip.
+        factored: False keeps the second moment of every element.
+        min_dim_size_to_factor: see 3.
+        epsilon1: added to squares.
+        epsilon2: the least parameter scale.
+
+    Slots: ``NAME/adafactor_vr`` (the dims without d0) and ``NAME/adafactor_vc`` (without d1), or
+    ``NAME/adafactor_v``; ``NAME/adafactor_m`` with beta1.
+    Source: Shazeer and Stern, 2018.
+    """
+
+    learning_rate: LearningRate | None = None
+    multiply_by_parameter_scale: bool = True
+    beta1: float = 0.0
+    decay_exponent: float = 0.8
+    decay_rate: LearningRate | None = None
+    clipping_threshold: float | None = 1.0
+    factored: bool = True
+    min_dim_size_to_factor: int = 128
+    epsilon1: float = 1e-30
+    epsilon2: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "decay_rate"):
+            if getattr(self, name) is not None:
+                check_rate("Adafactor", name, getattr(self, name))
+        check_fraction("Adafactor", beta1=self.beta1)
+        check_at_least("Adafactor", 2, min_dim_size_to_factor=self.min_dim_size_to_factor)
+        check_at_least("Adafactor", 0, epsilon1=self.epsilon1, epsilon2=self.epsilon2)
+        for name in ("clipping_threshold", "decay_exponent"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise MeshlangError(message(f"Adafactor: {name} is {value}, and must be above 0."))
+
+    def update(self, target: Target) -> Iterator[None]:
+        """See the class."""
+        pair = self._factored_dims(target)
+        of_value = _squares(target.value, target.stacked)
+        direction = yield from self._factored(target, *pair) if pair else self._whole(target)
+        of_direction = direction.squares()
+        yield
+        size = target.value.shape.size
+        scale = self._scale(target, of_value)
+        if self.clipping_threshold is not None:
+            rms = ml.sqrt(of_direction * (1.0 / size))
+            scale = scale / ml.maximum(rms * (1.0 / self.clipping_threshold), 1.0)
+        change, slots = direction.times(scale), direction.slots
+        if self.beta1:
+            m = target.slot("adafactor_m")
+            change = self.beta1 * m + (1.0 - self.beta1) * change
+            slots = [*slots, (m, change)]
+        target.assign(target.value - change, slots)
+
+    def _learning_rate(self) -> LearningRate:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        relative = 1.0 if self.multiply_by_parameter_scale else 0.05
+        return lambda t: relative * ml.minimum(ml.rsqrt(ml.cast(t, "high") + 1.0), 0.01)
+
+    def _factored_dims(self, target: Target) -> tuple[Dim, Dim] | None:
+        """d0 and d1, or None when the second moment is kept whole."""
+        dims = [d for d in target.value.shape if d.name not in target.stacked]
+        dims.sort(key=lambda d: -d.size)
+        if not self.factored or len(dims) < 2 or dims[1].size < self.min_dim_size_to_factor:
+            return None
+        return dims[0], dims[1]
+
+    def _factored(self, target: Target, d0: Dim, d1: Dim) -> Generator[None, None, _Direction]:
+        """The direction by rows and columns; two sets of sums are made on the way."""
+        shape, gradient = target.value.shape, target.scaled_gradient
+        square = ml.square(gradient)
+        sums = ml.sum(square, d0.name), ml.sum(square, d1.name)
+        yield
+        vr, new_vr = self._moment(target, "adafactor_vr", shape - d0.name, sums[0], d0.size)
+        vc, new_vc = self._moment(target, "adafactor_vc", shape - d1.name, sums[1], d1.size)
+        total = ml.sum(new_vr, d1.name)
+        yield
+        rows, columns = ml.rsqrt(new_vr / (total * (1.0 / d1.size))), ml.rsqrt(new_vc)
+        slots = [(vr, new_vr), (vc, new_vc)]
+        return _Direction(gradient, (rows, columns), square, slots)
+
+    def _whole(self, target: Target) -> Generator[None, None, _Direction]:
+        """The direction by the second moment of every element."""
+        gradient, shape = target.scaled_gradient, target.value.shape
+        v, new_v = self._moment(target, "adafactor_v", shape, ml.square(gradient), 1)
+        yield
+        return _Direction(gradient * ml.rsqrt(new_v), (), None, [(v, new_v)])
+
+    def _moment(
+        self, target: Target, kind: str, shape: Shape, sums: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """A slot and its new value: sums of `count` squares are averaged in."""
+        old = target.slot(kind, shape)
+        if self.decay_rate is None:
+            fresh = (ml.cast(target.step, "high") + 1.0) ** -self.decay_exponent
+        else:
+            fresh = 1.0 - rate(self.decay_rate, target.step)
+        mean = sums * (1.0 / count) if count > 1 else sums
+        return old, old * (1.0 - fresh) + (mean + self.epsilon1) * fresh
+
+    def _scale(self, target: Target, squares: Tensor) -> Tensor:
+        """Step 5: [dims of scans], from the sums of squares of the value."""
+        scale = rate(self._learning_rate(), target.step)
+        if not self.multiply_by_parameter_scale:
+            return scale
+        count = target.value.shape.size // squares.shape.size
+        return scale * ml.maximum(ml.sqrt(squares * (1.0 / count)), self.epsilon2)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """A step before it is scaled: `base` times `factors`, which have fewer dims.
+
+    Attributes:
+        base: the gradient, or the direction itself when there are no factors.
+        factors: rows and columns.
+        square: of the base, where it is at hand.
+        slots: (old, new) of the second moments.
+    """
+
+    base: Tensor
+    factors: tuple[Tensor, ...]
+    square: Tensor | None
+    slots: list[tuple[Tensor, Tensor]]
+
+    def squares(self) -> Tensor:
+        """The sum of the squares of the direction, without making the direction: []."""
+        if self.square is None:
+            return _squares(self.base)
+        return ml.einsum(self.square, *map(ml.square, reversed(self.factors)), keep="")
+
+    def times(self, scale: Tensor) -> Tensor:
+        """The direction times `scale`, which is small and so goes into the smallest factor."""
+        product, *rest = (self.base, *self.factors)
+        if not rest:
+            return product * scale
+        for factor in (rest[0] * scale, *rest[1:]):
+            product = product * factor
+        return product
+
+
+def _squares(x: Tensor, keep: Sequence[str] = ()) -> Tensor:
+    """The sum of squares over all dims but `keep`."""
+    return ml.einsum(x, x, keep=" ".join(keep))
