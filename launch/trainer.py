@@ -198,7 +198,9 @@ class Trainer:
 
     def _baselines(self, corpus: Corpus) -> dict[str, float]:
         return {
-            name: ngram.bits_per_byte(ngram.fit(corpus.train, order), corpus.heldout)
+            name: ngram.bits_per_byte(
+                ngram.fit(corpus.train.values(), order), corpus.heldout.values()
+            )
             for name, order in BASELINES.items()
         }
 

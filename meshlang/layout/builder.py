@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import TYPE_CHECKING, Any
 
 from meshlang.dims import Dim, Shape
 from meshlang.errors import LayoutError, message
 from meshlang.layout.layout import Tables
-from meshlang.layout.moves import Move, route, wire
+from meshlang.layout.moves import Move, route, sources, wire
 from meshlang.layout.values import (
     Collective,
     Counter,
@@ -192,25 +192,19 @@ class Builder:
 
     def _scattered(self, x: PlanValue, target: Placement) -> PlanValue:
         """Pay the pending axes that the target uses: scattered where it appends them to a dim."""
-        wanted = [a for a in x.pending if any(a in p for p in target)]
-        while wanted:
-            for i, (have, want) in enumerate(zip(x.placement, target, strict=True)):
-                new = want[len(have) :]
-                if want[: len(have)] == have and new and new[0] in wanted:
-                    x = self._reduce_scatter(x, i, new[0])
-                    wanted.remove(new[0])
-                    break
-            else:
-                x, wanted = self.pay(x, tuple(wanted)), []
-        return x
+        for i, (have, want) in enumerate(zip(x.placement, target, strict=True)):
+            if want[: len(have)] == have:
+                added = tuple(takewhile(x.pending.__contains__, want[len(have) :]))
+                x = self._reduce_scatter(x, i, added) if added else x
+        return self.pay(x, tuple(a for a in x.pending if any(a in p for p in target)))
 
-    def _reduce_scatter(self, x: PlanValue, i: int, axis: str) -> PlanValue:
+    def _reduce_scatter(self, x: PlanValue, i: int, axes: tuple[str, ...]) -> PlanValue:
         narrow = x.dtype in ("bfloat16", "float16")
         wide = self.cast(x, self.high) if narrow else x
-        placement = (*x.placement[:i], (*x.placement[i], axis), *x.placement[i + 1 :])
-        rest = tuple(a for a in x.pending if a != axis)
+        placement = (*x.placement[:i], (*x.placement[i], *axes), *x.placement[i + 1 :])
+        rest = tuple(a for a in x.pending if a not in axes)
         made = self.counter.value(x.shape, wide.dtype, placement, rest)
-        self._collect("reduce_scatter", (axis,), wide, made, dim=i)
+        self._collect("reduce_scatter", axes, wide, made, dim=i)
         return self.cast(made, x.dtype)
 
     def _why(self, dim: Dim) -> str:
@@ -226,15 +220,18 @@ class Builder:
         elif move.kind == "all_gather":
             at[move.dim] = at[move.dim][: -len(move.axes)]
         elif move.kind == "all_to_all":
-            at[move.dim], at[move.into] = (*at[move.dim], *move.axes), at[move.into][:-1]
+            at[move.dim] = (*at[move.dim], *move.axes)
+            at[move.into] = at[move.into][: -len(move.axes)]
         else:
-            at = list(target)
+            at = list(move.to)
         made = self.counter.value(x.shape, x.dtype, tuple(at), x.pending)
         if move.kind == "cut":
             self.steps.append(Local(Cut(((move.dim, move.axes),)), (x,), (made,), self.scope))
+        elif move.kind == "permute":
+            axes, members = sources(self.tables.mesh, x.placement, move.to)
+            self._collect("permute", axes, x, made, sources=members)
         else:
-            more = {"dim": move.dim, "into": move.into, "sources": move.sources, "why": why}
-            self._collect(move.kind, move.axes, x, made, **more)
+            self._collect(move.kind, move.axes, x, made, dim=move.dim, into=move.into, why=why)
         return made
 
     def _relabel(self, x: PlanValue, shape: Shape) -> PlanValue:

@@ -1,8 +1,9 @@
 """Redistribution: the cheapest way from one placement of a tensor to another.
 
-States are placements; edges are an all_gather of the last axis of a dim, a cut by a new last axis,
-an all_to_all of the last axis of one dim to the end of another, and permutes. Dijkstra over wire
-bytes, ties by fewer collectives. Tensors have few dims and meshes few axes: the graph is small.
+States are placements; edges are an all_gather of the last axes of a dim, a cut by a new last axis,
+an all_to_all of the last axes of one dim to the end of another, and a permute to any placement
+whose blocks have the same sizes. Dijkstra over wire elements, ties by fewer collectives. Tensors
+have few dims and meshes few axes: the graph is small.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement, permutations
 from math import prod
 
 from meshlang.layout.mesh import Mesh
@@ -21,14 +23,14 @@ from meshlang.layout.values import Placement
 class Move:
     """One edge: what is done, over which axes, at which positions.
 
-    kind: "cut", "all_gather", "all_to_all", or "permute".
+    kind: "cut", "all_gather", "all_to_all", or "permute" (which has the whole placement `to`).
     """
 
     kind: str
     axes: tuple[str, ...]
     dim: int = 0
     into: int = 0
-    sources: tuple[int, ...] = ()
+    to: Placement = ()
 
 
 def route(
@@ -38,7 +40,7 @@ def route(
     return _route(mesh, sizes, source, target)[1]
 
 
-def wire(mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement) -> float:
+def wire(mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement) -> int:
     """Elements that each processor sends on that way."""
     return _route(mesh, sizes, source, target)[0]
 
@@ -46,10 +48,13 @@ def wire(mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placemen
 @lru_cache(maxsize=65536)
 def _route(
     mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement
-) -> tuple[float, tuple[Move, ...]]:
-    axes = sorted({a for p in (*source, *target) for a in p})
-    best: dict[Placement, tuple[float, int]] = {source: (0.0, 0)}
-    queue: list[tuple[float, int, int, Placement, tuple[Move, ...]]] = [(0.0, 0, 0, source, ())]
+) -> tuple[int, tuple[Move, ...]]:
+    if source == target:
+        return 0, ()
+    axes = tuple(a for a in mesh.names if any(a in p for p in (*source, *target)))
+    alike = _alike(mesh, sizes, axes)
+    best: dict[Placement, tuple[int, int]] = {source: (0, 0)}
+    queue: list[tuple[int, int, int, Placement, tuple[Move, ...]]] = [(0, 0, 0, source, ())]
     pushed = 0
     while queue:
         cost, hops, _, at, way = heapq.heappop(queue)
@@ -57,7 +62,7 @@ def _route(
             return cost, _joined(way)
         if (cost, hops) > best[at]:
             continue
-        for move, after in _edges(mesh, sizes, at, target, axes):
+        for move, after in _edges(mesh, sizes, at, axes, alike[_ways(mesh, at)]):
             step = _wire(mesh, sizes, at, move)
             reached = (cost + step, hops + (move.kind != "cut"))
             if after not in best or reached < best[after]:
@@ -67,68 +72,90 @@ def _route(
     raise AssertionError(f"no way from {source} to {target} on {mesh}")
 
 
+def _ways(mesh: Mesh, at: Placement) -> tuple[int, ...]:
+    return tuple(map(mesh.ways, at))
+
+
+@lru_cache(maxsize=4096)
+def _alike(
+    mesh: Mesh, sizes: tuple[int, ...], axes: tuple[str, ...]
+) -> dict[tuple[int, ...], list[Placement]]:
+    """All placements of a tensor over some axes, by the number of blocks along each dim."""
+    found: dict[tuple[int, ...], list[Placement]] = {}
+    for count in range(len(axes) + 1):
+        for some in permutations(axes, count):
+            for ends in combinations_with_replacement(range(count + 1), len(sizes) - 1):
+                cuts = zip((0, *ends), (*ends, count), strict=True)
+                at = tuple(some[a:b] for a, b in cuts)
+                ways = _ways(mesh, at)
+                if not any(s % w for s, w in zip(sizes, ways, strict=True)):
+                    found.setdefault(ways, []).append(at)
+    return found
+
+
 def _edges(
-    mesh: Mesh, sizes: tuple[int, ...], at: Placement, target: Placement, axes: list[str]
+    mesh: Mesh,
+    sizes: tuple[int, ...],
+    at: Placement,
+    axes: tuple[str, ...],
+    alike: list[Placement],
 ) -> Iterator[tuple[Move, Placement]]:
     used = {a for p in at for a in p}
     for i, mine in enumerate(at):
-        if mine:
-            for k in range(1, len(mine) + 1):
-                yield Move("all_gather", mine[-k:], i), _with(at, i, mine[:-k])
+        for k in range(1, len(mine) + 1):
+            rest, last = mine[:-k], mine[-k:]
+            yield Move("all_gather", last, i), _with(at, i, rest)
             for j, other in enumerate(at):
-                joined = (*other, mine[-1])
-                if j != i and sizes[j] % mesh.ways(joined) == 0:
-                    after = _with(_with(at, i, mine[:-1]), j, joined)
-                    yield Move("all_to_all", mine[-1:], j, i), after
+                if j != i and sizes[j] % mesh.ways((*other, *last)) == 0:
+                    after = _with(_with(at, i, rest), j, (*other, *last))
+                    yield Move("all_to_all", last, j, i), after
         for axis in axes:
             longer = (*mine, axis)
             if axis not in used and sizes[i] % mesh.ways(longer) == 0:
                 yield Move("cut", (axis,), i), _with(at, i, longer)
-    if at != target and _same_blocks(mesh, at, target):
-        yield _permute(mesh, at, target), target
+    for after in alike:
+        if after != at:
+            yield Move("permute", (), to=after), after
 
 
-def _same_blocks(mesh: Mesh, at: Placement, target: Placement) -> bool:
-    """A permute keeps the sizes of blocks, and the number of copies of each."""
-    ways = all(mesh.ways(a) == mesh.ways(b) for a, b in zip(at, target, strict=True))
-    return ways and at != target
+def sources(mesh: Mesh, at: Placement, to: Placement) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """For a permute: its axes, and from which member each member of a group receives.
 
+    Each processor receives the block it shall have from one that has it: itself, or the others in
+    order, so that every block is sent by one and received by one processor.
 
-def _permute(mesh: Mesh, at: Placement, target: Placement) -> Move:
-    """Each processor receives the block it shall have from one that has it.
-
-    Copies are matched in order of processors, so that every block is sent by one and received by
-    one processor.
+    >>> sources(Mesh.parse("a:2 b:2"), (("a",),), (("b",),))
+    (('a', 'b'), (0, 2, 1, 3))
     """
-    axes = tuple(a for a in mesh.names if any(a in p for p in (*at, *target)))
+    axes = tuple(a for a in mesh.names if any(a in p for p in (*at, *to)))
     group = mesh.group(0, axes)
+    has, wants = ([mesh.block(p, placement) for p in group] for placement in (at, to))
     holders: dict[tuple[int, ...], list[int]] = {}
-    for rank, processor in enumerate(group):
-        holders.setdefault(mesh.block(processor, at), []).append(rank)
-    sources = []
-    for processor in group:
-        sources.append(holders[mesh.block(processor, target)].pop(0))
-    return Move("permute", axes, sources=tuple(sources))
+    for rank, block in enumerate(has):
+        if block != wants[rank]:
+            holders.setdefault(block, []).append(rank)
+    pairs = enumerate(zip(has, wants, strict=True))
+    return axes, tuple(r if have == want else holders[want].pop(0) for r, (have, want) in pairs)
 
 
-def _wire(mesh: Mesh, sizes: tuple[int, ...], at: Placement, move: Move) -> float:
+def _wire(mesh: Mesh, sizes: tuple[int, ...], at: Placement, move: Move) -> int:
     """Elements sent by one processor."""
     block = prod(s // mesh.ways(p) for s, p in zip(sizes, at, strict=True))
     ways = mesh.ways(move.axes)
     if move.kind == "all_gather":
         return block * (ways - 1)
     if move.kind == "all_to_all":
-        return block * (ways - 1) / ways
-    return float(block) if move.kind == "permute" else 0.0
+        return block // ways * (ways - 1)
+    return block if move.kind == "permute" else 0
 
 
 def _joined(way: tuple[Move, ...]) -> tuple[Move, ...]:
-    """Gathers of one dim that follow each other are one gather over both axes."""
+    """Cuts of one dim that follow each other are one cut by all axes."""
     joined: list[Move] = []
     for move in way:
         last = joined[-1] if joined else None
-        if last and last.kind == move.kind == "all_gather" and last.dim == move.dim:
-            joined[-1] = Move("all_gather", (*move.axes, *last.axes), move.dim)
+        if last and last.kind == move.kind == "cut" and last.dim == move.dim:
+            joined[-1] = Move("cut", (*last.axes, *move.axes), move.dim)
         else:
             joined.append(move)
     return tuple(joined)

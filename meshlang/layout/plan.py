@@ -105,7 +105,7 @@ def plan(
     builder = Builder(tables, program.precision, counter)
     env, inputs = {}, {}
     for name, tensor in program.inputs.items():
-        check_divides(tensor.shape, tables)
+        check_divides((f"input {name}", tensor.shape), tables)
         inputs[name] = env[tensor] = counter.value(
             tensor.shape, tensor.dtype, builder.placement(tensor.shape)
         )
@@ -114,7 +114,7 @@ def plan(
     steps = bucket(drop_unused(builder.steps, [env[t] for t in program.outputs]))
     variables = {}
     for name, variable in program.variables.items():
-        check_divides(variable.shape, tables)
+        check_divides((f"variable {name}", variable.shape), tables)
         placement = builder.placement(variable.shape)
         variables[name] = counter.value(variable.shape, variable.dtype, placement)
     return Plan(program, tables, steps, inputs, variables, results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from meshlang.dims import Dim
+from meshlang.dims import Dim, Shape
 from meshlang.errors import LayoutError, MeshlangError, message
 from meshlang.layout.builder import Builder
 from meshlang.layout.layout import Tables
@@ -15,7 +15,7 @@ from meshlang.ops.contract import Einsum
 from meshlang.ops.control import Body, Scan
 from meshlang.ops.rearrange import Regroup, Rename
 from meshlang.ops.reduce import Reduce
-from meshlang.ops.state import Assign, Keep, ToSlot, Use
+from meshlang.ops.state import Assign, Keep, Stored, ToSlot, Use
 from meshlang.program import Node, Spec
 from meshlang.tensor import Tensor
 
@@ -135,47 +135,54 @@ def plan_loop(
 
 def _check_placements(node: Node, tables: Tables) -> None:
     """Dims divide by their axes, and no two dims of an op lie on one axis."""
+    variable = isinstance(node.op, Stored)
     try:
         for y in node.outputs:
-            check_divides(y.shape, tables)
-            _check_one_axis([(node.op.label, y)], tables)
+            row = (f"variable {node.op.name}" if variable else node.op.label, y.shape)
+            check_divides(row, tables)
+            _check_one_axis([row], tables, variable)
         if not isinstance(node.op, _MOVES):
-            rows = [(f"operand {i}", x) for i, x in enumerate(node.inputs)]
-            _check_one_axis([*rows, *(("result", y) for y in node.outputs)], tables)
+            rows = [(f"operand {i}", x.shape) for i, x in enumerate(node.inputs)]
+            _check_one_axis([*rows, *(("result", y.shape) for y in node.outputs)], tables)
     except LayoutError as error:
         raise _located(error, node) from None
 
 
-def check_divides(shape: Iterable[Dim], tables: Tables) -> None:
-    """Each dim divides by its axes into equal blocks."""
-    for dim in shape:
+def check_divides(row: tuple[str, Shape], tables: Tables) -> None:
+    """Each dim of a tensor, named for an error, divides by its axes into equal blocks."""
+    for dim in row[1]:
         axes = tables.axes(dim)
         ways = tables.mesh.ways(axes)
         if dim.size % ways:
             raise LayoutError(
                 message(
-                    f"dim {dim.name!r} of size {dim.size} does not divide by the {ways} "
+                    f"dim {dim.label!r} of size {dim.size} does not divide by the {ways} "
                     f"processors along {'+'.join(axes)}.",
-                    [("tensor", shape), *tables.rows()],
+                    [row, *tables.rows()],
                     f"make it a multiple of {ways}, or lay {dim.name!r} along fewer processors",
                 )
             )
 
 
-def _check_one_axis(tensors: Sequence[tuple[str, Tensor]], tables: Tables) -> None:
+def _check_one_axis(
+    tensors: Sequence[tuple[str, Shape]], tables: Tables, variable: bool = False
+) -> None:
+    """Axes of size 1 count: a program is legal on all meshes of these axes, or on none."""
     on: dict[str, Dim] = {}
-    for _, tensor in tensors:
-        for dim in tensor.shape:
+    for _, shape in tensors:
+        for dim in shape:
             for axis in tables.named_axes(dim):
                 other = on.setdefault(axis, dim)
                 if other.name != dim.name:
                     what = "one tensor" if len(tensors) == 1 else "one op"
+                    declare = f"declare one of them whole: '{dim.name}*:{dim.size}'"
+                    hold = f"hold one of them whole here: ml.whole(x, {dim.name!r})"
                     raise LayoutError(
                         message(
                             f"dims {other.label!r} and {dim.label!r} of {what} are both laid out "
                             f"on axis {axis!r}.",
-                            [*((label, t.shape) for label, t in tensors), *tables.rows()],
-                            f"hold one of them whole here: ml.whole(x, {dim.name!r})",
+                            [*tensors, *tables.rows()],
+                            declare if variable else hold,
                         )
                     )
 

@@ -11,9 +11,9 @@ from math import prod
 
 import tensorflow as tf
 
-from meshlang.dims import Dim
+from meshlang.dims import Dim, Shape
 from meshlang.layout.values import Local, PlanValue
-from meshlang.lowering.kernels import Here, kernel
+from meshlang.lowering.kernels import Here, aligned, kernel
 from meshlang.ops.contract import Einsum
 from meshlang.ops.index import Gather, OneHot, ScatterAdd
 
@@ -28,6 +28,8 @@ def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
     summed = [d for d in x.shape if d in y.shape and d not in out.shape]
     mine = [d for d in out.shape if d in x.shape and d not in y.shape]
     theirs = [d for d in out.shape if d in y.shape and d not in x.shape]
+    if not mine and not theirs and out.dtype in ("float32", "float64"):
+        return [_inner(x, y, out, blocks)]
     flip = bool(mine and theirs) and out.shape.index(mine[0]) > out.shape.index(theirs[0])
     if flip:
         x, y, mine, theirs, blocks = y, x, theirs, mine, blocks[::-1]
@@ -48,6 +50,18 @@ def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
     product = tf.reshape(product, [sizes[d] for d in made])
     order = [made.index(d) for d in out.shape]
     return [product if order == sorted(order) else tf.transpose(product, order)]
+
+
+def _inner(
+    x: PlanValue, y: PlanValue, out: PlanValue, blocks: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Inner products: all dims are in both. A matmul of one row by one column takes twice as long."""
+    if blocks[0] is blocks[1] and not out.shape:
+        return 2 * tf.nn.l2_loss(blocks[0])
+    product = blocks[0] * aligned(blocks[1], y.shape, x.shape)
+    at = [i for i, d in enumerate(x.shape) if d not in out.shape]
+    kept = Shape(d for d in x.shape if d in out.shape)
+    return aligned(tf.reduce_sum(product, at), kept, out.shape)
 
 
 def _side(value: PlanValue, block: tf.Tensor, batch: list[Dim], free: list[Dim], summed: list[Dim]):
