@@ -102,9 +102,10 @@ class Run:
         """Float32 variables and sums, activations as the run says."""
         return ml.Precision(compute=self.compute)
 
-    def train_program(self) -> Program:
-        """One update."""
-        return ml.trace(self._train, precision=self.precision, **self._inputs(self.batch))
+    def train_program(self, precision: ml.Precision | None = None) -> Program:
+        """One update; in another precision than the run's, if one is given."""
+        precision = precision or self.precision
+        return ml.trace(self._train, precision=precision, **self._inputs(self.batch))
 
     def eval_program(self) -> Program:
         """The sums of losses of one batch, weighted."""

@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Trainer:
         self._config_text = config_text
         self._started = time.monotonic()
         self._trained = 0.0
+        self._evaluator: ml.Executable | None = None
 
     def run(self) -> int:
         """Train, or say that it is done. Returns the exit code."""
@@ -156,7 +158,7 @@ class Trainer:
         with Progress(run.steps, tokens_per_step=tokens, done=begin) as bar:
             for step in range(begin, run.steps):
                 began = time.monotonic()
-                results = train(**self._batch(source, step))
+                results = train(**_wanted(train, source.at(step)))
                 loss = float(results["loss"])
                 self._trained += time.monotonic() - began
                 done = step + 1
@@ -173,23 +175,15 @@ class Trainer:
                 if done % run.save_every == 0 or done == run.steps:
                     self._checkpoints.save(train, done, {"corpus": corpus.digest})
 
-    def _batch(self, source: BatchSource, step: int) -> dict[str, Any]:
-        wanted = self._program.inputs
-        return {name: rows for name, rows in source.at(step).items() if name in wanted}
-
-    @cached_property
-    def _evaluator(self) -> dict[int, ml.Executable]:
-        return {}
-
     def _evaluate(self, train: ml.Executable, corpus: Corpus) -> float:
         """Bits per byte of the held-out texts, each byte once."""
         run = self.run_
-        if 0 not in self._evaluator:
+        if self._evaluator is None:
             planned = run.plan(self._eval_program, self._program)
-            self._evaluator[0] = ml.lower(planned, store=train.store)
+            self._evaluator = ml.lower(planned, store=train.store)
         loss = count = 0.0
         for window in eval_windows(corpus.heldout, batch=run.batch, length=run.length):
-            sums = self._evaluator[0](**window)
+            sums = self._evaluator(**_wanted(self._evaluator, window))
             loss += float(sums["loss"])
             count += float(sums["count"])
         return loss / count / math.log(2)
@@ -221,6 +215,11 @@ class Trainer:
         beside = self.directory / f"{name}.new"
         beside.write_text(json.dumps(value, indent=1) + "\n")
         beside.replace(self.directory / name)
+
+
+def _wanted(executable: ml.Executable, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays that a model takes; data may offer more."""
+    return {name: rows for name, rows in arrays.items() if name in executable.plan.inputs}
 
 
 def _results_text(results: dict[str, Any], directory: Path) -> str:

@@ -270,4 +270,6 @@ def _twin_fix(one: Dim, other: Dim) -> str:
             return f"bring one to the other: ml.whole(x, {a.name!r}) or ml.divided(x, {a.name!r})"
         if a.twin is None and b.twin is not None and b.twin.kind == "beside":
             return f"ml.divided(x, {a.name!r}), or ml.exchange with {b.twin.of[0]!r}"
-    return "use the variable through ml.variable, or both operands under the same twin"
+    if is_kept(Shape((one,))) or is_kept(Shape((other,))):
+        return "use the variable through ml.variable, or both operands under the same twin"
+    return f"bring both under one twin, with ml.whole or ml.divided(x, {one.name!r})"

@@ -211,9 +211,7 @@ def backprop(
     return {t: _total(cotangents[t]) for t in targets if t in cotangents}
 
 
-def _depending(
-    nodes: Sequence[Node], targets: set[Tensor]
-) -> tuple[set[Node], set[Tensor]]:
+def _depending(nodes: Sequence[Node], targets: set[Tensor]) -> tuple[set[Node], set[Tensor]]:
     """What depends on the targets: ops, and tensors, the targets among them."""
     reached, live = set(targets), set()
     for node in nodes:

@@ -70,13 +70,21 @@ def variable(
         init: an initializer, or a number.
         dtype: what it is stored in.
         trainable: False for slots and counters.
-        use: what a trainable float is used in: "high" for routers and what else must not be rounded.
+        use: what a trainable float is used in: "high" for routers, which must not be rounded.
 
     Returns:
         The value under ordinary dims, a trainable float in `use` (a slot: its own dims).
 
     Raises:
         VariableError: the name was used with another shape or dtype.
+
+    Example:
+        >>> import meshlang as ml
+        >>> def fn(x):
+        ...     w = ml.variable("w", "d:2 out:3", init=ml.ones_init)
+        ...     return ml.einsum(x, w, reduce="d")
+        >>> ml.run(fn, x=ml.constant([1.0, 2.0], "d"))
+        array([3., 3., 3.], dtype=float32)
     """
     program = tracing("ml.variable")
     shape = Shape.parse(shape)
@@ -109,14 +117,12 @@ def _declare(
     trainable: bool,
 ) -> Tensor:
     """The stored value in this program. Scans around it put their dim in front."""
-    for unroll in reversed(program.unrolls):
-        return _declare_unrolled(program, unroll, name, dims, logical, dtype, init, trainable)
+    if program.unrolls:
+        return _declare_unrolled(program, name, dims, logical, dtype, init, trainable)
     if program.parent is None:
         return stored(program, _make(program, name, dims, logical, dtype, init, trainable))
     if program.stack_dim is None:
-        return program.own(
-            _declare(program.parent, name, dims, logical, dtype, init, trainable)
-        )
+        return program.own(_declare(program.parent, name, dims, logical, dtype, init, trainable))
     stacked = Shape((program.stack_dim, *dims))
     outer = _declare(program.parent, name, stacked, logical, dtype, init, trainable)
     if outer not in program.stacks:
@@ -124,12 +130,10 @@ def _declare(
     return program.stacks[outer]
 
 
-def _declare_unrolled(
-    program: Program, unroll: Any, name: str, dims: Shape, *rest: Any
-) -> Tensor:
+def _declare_unrolled(program: Program, name: str, dims: Shape, *rest: Any) -> Tensor:
     """In a scan written out: the slice of this trip, one op cutting the stack for all trips."""
-    place = program.unrolls.index(unroll)
-    inner, program.unrolls = program.unrolls, program.unrolls[:place]
+    inner, unroll = program.unrolls, program.unrolls[-1]
+    program.unrolls = inner[:-1]
     try:
         outer = _declare(program, name, Shape((unroll.dim, *dims)), *rest)
     finally:
@@ -197,17 +201,33 @@ def assign(target: Any, value: Any, when: Any = None) -> None:
     Args:
         target: a `Variable`, or what `meshlang.variable` returned.
         value: the dims and dtype of the variable; ordinary dims, or those of its update.
-        when: a bool scalar; where it is False on any processor the variable keeps its value.
+        when: a bool scalar; where it is False the variable keeps its value.
 
     Raises:
-        VariableError: not a variable, or other dims or dtype than it has.
+        VariableError: not a variable, or other dims or dtype than it has, or `when` is no bool
+            scalar.
         ProgramError: inside of a branch or a loop.
+
+    Example:
+        >>> import meshlang as ml
+        >>> def fn():
+        ...     count = ml.variable("count", "", init=5, dtype="int32", trainable=False)
+        ...     ml.assign(count, count + 1)
+        ...     return count, ml.variable("count", "", init=5, dtype="int32", trainable=False)
+        >>> ml.run(fn)
+        (array(5, dtype=int32), array(6, dtype=int32))
     """
     program = tracing("ml.assign")
     found = variable_of(target, program)
     if found is None:
-        raise VariableError(message("only a variable can be assigned.", [("target", target)]))
-    if program.parent is not None:
+        raise VariableError(
+            message(
+                "only a variable can be assigned.",
+                [("target", target)],
+                "give what ml.variable returned, or one of ml.trainable_variables()",
+            )
+        )
+    if program.parent is not None or program.unrolls:
         raise ProgramError(
             message(
                 f"variable {found.name!r} is assigned inside of a loop or a branch.",
@@ -229,18 +249,48 @@ def assign(target: Any, value: Any, when: Any = None) -> None:
             )
         )
     old = stored(program, found)
-    guards = () if when is None else (as_tensor(when),)
+    guards = () if when is None else (_guard(found.name, as_tensor(when)),)
     program.latest[found.name] = program.add(Assign(found.name), old, value, *guards)[0]
 
 
+def _guard(name: str, when: Tensor) -> Tensor:
+    if len(when.shape) or when.dtype != "bool":
+        raise VariableError(
+            message(
+                f"variable {name!r} is assigned under a condition that is no bool scalar.",
+                [("when", f"{when.shape} {when.dtype}")],
+                "ml.all(when), or compare: when > 0",
+            )
+        )
+    return when
+
+
 def trainable_variables() -> list[Variable]:
-    """The trainable variables of the program being traced, in order of their making."""
+    """The trainable variables of the program being traced, in order of their making.
+
+    Example:
+        >>> import meshlang as ml
+        >>> def fn():
+        ...     w = ml.variable("w", "d:2", init=1.0)
+        ...     return ml.gradients(ml.sum(w * w), ml.trainable_variables())
+        >>> ml.run(fn)
+        [array([2., 2.], dtype=float32)]
+    """
     found = tracing("ml.trainable_variables").root.variables.values()
     return [v for v in found if v.trainable]
 
 
 def step(dtype: str = "int32") -> Tensor:
-    """How many times the variables have been updated: a scalar, 0 in the first step."""
+    """How many times the variables have been updated: a scalar, 0 in the first step.
+
+    Args:
+        dtype: of the result.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.run(lambda: ml.step("float32") + 1.0)
+        array(1., dtype=float32)
+    """
     from meshlang.ops.elementwise import cast
     from meshlang.ops.state import Step
 

@@ -22,14 +22,17 @@ one name lie alike in all of them. Everything is computed in float64 from fixed 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import lru_cache
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import meshlang as ml
+from meshlang.layout.cost import walk
+from meshlang.layout.values import Collective
 from meshlang.program import FLOATS
 
 DOUBLE = ml.Precision("float64", "float64", "float64")
@@ -55,11 +58,13 @@ class Input:
     make: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def floats(shape: str, low: float | None = None, high: float = 1.0) -> Input:
+def floats(
+    shape: str, low: float | None = None, high: float = 1.0, dtype: str = "compute"
+) -> Input:
     """Normal numbers; with `low`, uniform ones in [low, high)."""
     if low is None:
-        return Input(shape, "compute", lambda rng, sizes: rng.normal(size=sizes))
-    return Input(shape, "compute", lambda rng, sizes: rng.uniform(low, high, size=sizes))
+        return Input(shape, dtype, lambda rng, sizes: rng.normal(size=sizes))
+    return Input(shape, dtype, lambda rng, sizes: rng.uniform(low, high, size=sizes))
 
 
 def ints(shape: str, below: int, low: int = 0, dtype: str = "int32") -> Input:
@@ -101,7 +106,7 @@ class Case:
             sizes = ml.Shape.parse(wanted.shape).sizes
             self.arrays[name] = wanted.make(random(self.name, name), sizes)
 
-    def run(self, **tensors: ml.Tensor) -> dict[str, Any]:
+    def run(self, weights: "Weights", **tensors: ml.Tensor) -> dict[str, Any]:
         """In a trace: the results, and the gradients of their weighted sum."""
         before = len(ml.trainable_variables())
         results = self.fn(*tensors.values())
@@ -110,17 +115,28 @@ class Case:
         xs: dict[str, Any] = {n: x for n, x in tensors.items() if x.dtype in FLOATS}
         xs.update((v.name, v) for v in ml.trainable_variables()[before:])
         if self.gradients and ys and xs:
-            weights = [
-                ml.constant(self.weights(i, y.shape.sizes), y.shape, y.dtype)
-                for i, y in enumerate(ys)
-            ]
-            slopes = ml.gradients(ys, list(xs.values()), weights)
+            slopes = ml.gradients(ys, list(xs.values()), [weights(i, y) for i, y in enumerate(ys)])
             found["gradient"] = dict(zip(xs, slopes, strict=True))
         return found
 
-    def weights(self, i: int, sizes: Sequence[int]) -> np.ndarray:
-        """The cotangent of the i-th float result."""
-        return random(self.name, f"weights {i}").normal(size=sizes)
+
+class Weights:
+    """Cotangents of results; those of equal dims share one constant of the program."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, ml.Shape, str], ml.Tensor] = {}
+
+    def __call__(self, i: int, y: ml.Tensor) -> ml.Tensor:
+        """In a trace: the cotangent of the i-th float result of a case."""
+        key = (i, y.shape, y.dtype)
+        if key not in self._made:
+            self._made[key] = ml.constant(self.array(i, y.shape.sizes), y.shape, y.dtype)
+        return self._made[key]
+
+    @staticmethod
+    def array(i: int, sizes: Sequence[int]) -> np.ndarray:
+        """The same as an array."""
+        return random(f"weights {i}").normal(size=sizes)
 
 
 def case(
@@ -197,6 +213,20 @@ def layouts(dims: str) -> tuple[Laid, ...]:
                 taken = axes[:0:-1] if others else axes[::-1]
                 found.append(Laid(mesh, " ".join([f"{turned[0]}:{'+'.join(taken)}", *others])))
     return tuple(dict.fromkeys(found))
+
+
+@st.composite
+def any_layout(draw: st.DrawFn, dims: str, backends: Sequence[str] = BACKENDS) -> Laid:
+    """For Hypothesis: each axis of a mesh divides one of the dims, or none; in any order."""
+    mesh = draw(st.sampled_from(MESHES))
+    axes = [word.split(":")[0] for word in mesh.split()]
+    where: dict[str, list[str]] = {}
+    for axis in draw(st.permutations(axes)):
+        name = draw(st.sampled_from(["", *dims.split()]))
+        if name:
+            where.setdefault(name, []).append(axis)
+    layout = " ".join(f"{name}:{'+'.join(axes)}" for name, axes in where.items())
+    return Laid(mesh, layout, draw(st.sampled_from(backends)))
 
 
 def drawn(name: str, pool: Iterable[Laid], draws: int = 4) -> list[Any]:
@@ -308,13 +338,20 @@ def _trace(fn: Callable[..., Any], inputs: Mapping[str, str | Input]) -> ml.Prog
 
 
 def compare(path: str, found: np.ndarray, wanted: np.ndarray, close: float) -> None:
-    """Equal within `close` times max(1, the largest value); what is not a float is equal."""
+    """Equal within `close` times max(1, the largest value); what is not a float is equal.
+
+    Floats shorter than float64 may differ by some of their last bits.
+    """
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype), (
         f"{path}: {found.shape} {found.dtype} is not {wanted.shape} {wanted.dtype}"
     )
-    if found.dtype.kind != "f" or close == 0.0:
+    dtype = found.dtype.name
+    if "float" not in dtype or close == 0.0:
         np.testing.assert_array_equal(found, wanted, err_msg=path)
         return
+    if dtype != "float64":
+        close = 16.0 * (2.0**-7 if dtype == "bfloat16" else float(np.finfo(found.dtype).eps))
+        found, wanted = found.astype("float64"), wanted.astype("float64")
     sizes = np.abs(wanted[np.isfinite(wanted)])
     bound = close * max(1.0, sizes.max(initial=0.0))
     np.testing.assert_allclose(found, wanted, rtol=0.0, atol=bound, err_msg=path)
@@ -349,7 +386,7 @@ def _tuple(cases: Cases) -> tuple[Case, ...]:
     return (cases,) if isinstance(cases, Case) else tuple(cases)
 
 
-@cache
+@lru_cache(maxsize=32)
 def _run_alone(cases: tuple[Case, ...], steps: int) -> dict[str, np.ndarray]:
     return _run(cases, ALONE, steps)
 
@@ -374,23 +411,23 @@ def _lowered(cases: tuple[Case, ...], laid: Laid) -> tuple[ml.Executable, dict[s
     return ml.lower(planned, backend=laid.backend), arrays
 
 
-@cache
+@lru_cache(maxsize=32)
 def _lowered_alone(cases: tuple[Case, ...]) -> tuple[ml.Executable, dict[str, np.ndarray]]:
     program, arrays = _traced(cases)
     return ml.lower(ml.plan(program), backend="simulated"), arrays
 
 
-@cache
+@lru_cache(maxsize=32)
 def _traced(cases: tuple[Case, ...]) -> tuple[ml.Program, dict[str, np.ndarray]]:
     """All cases as one program, with its inputs."""
     assert len({c.name for c in cases}) == len(cases), "two cases have one name"
 
     def together(**tensors: ml.Tensor) -> dict[str, Any]:
-        results = {}
+        results, weights = {}, Weights()
         for each in cases:
             with ml.scope(each.name):
                 results[each.name] = each.run(
-                    **{n: tensors[f"{each.name}/{n}"] for n in each.inputs}
+                    weights, **{n: tensors[f"{each.name}/{n}"] for n in each.inputs}
                 )
         return results
 
@@ -431,4 +468,26 @@ def _moved(path: str, names: Iterable[str]) -> str:
 def _weighted(each: Case, found: Mapping[str, np.ndarray]) -> float:
     values = [a for path, a in found.items() if path.startswith(f"{each.name}/value")]
     ys = [y for y in values if y.dtype.kind == "f"]
-    return sum(float(np.sum(y * each.weights(i, y.shape))) for i, y in enumerate(ys))
+    return sum(float(np.sum(y * Weights.array(i, y.shape))) for i, y in enumerate(ys))
+
+
+def collectives(
+    fn: Callable[..., Any],
+    mesh: str,
+    layout: str = "",
+    *,
+    params: str = "",
+    slots: str = "",
+    **inputs: str | Input,
+) -> list[str]:
+    """The collectives of a plan in order, each with its trips if it stands in a loop.
+
+    >>> collectives(lambda x: ml.sum(x, "batch"), "r:2", "batch:r", x="batch:8 d:16")
+    ['all_reduce over r']
+    """
+    planned = ml.plan(_trace(fn, inputs), mesh, layout, params=params, slots=slots)
+    return [
+        f"{step.kind} over {'+'.join(step.axes)}" + (f", {trips} trips" if trips > 1 else "")
+        for step, trips in walk(planned.steps)
+        if isinstance(step, Collective)
+    ]

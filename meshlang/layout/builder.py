@@ -183,7 +183,7 @@ class Builder:
 
     def _moved_to(self, x: PlanValue, shape: Shape, target: Placement) -> PlanValue:
         at = x = self._scattered(x, target)
-        for move in route(self.tables.mesh, x.shape.sizes, x.placement, target):
+        for move in route(self.tables.mesh, x.shape.sizes, x.placement, target, x.pending):
             left = move.kind == "all_gather" and not target[move.dim]
             at = self._step(at, move, target, self._why(shape[move.dim]) if left else "")
         if at.shape != shape:

@@ -9,7 +9,7 @@ have few dims and meshes few axes: the graph is small.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement, permutations
@@ -33,43 +33,69 @@ class Move:
     to: Placement = ()
 
 
+#: axes that lie neither here nor there may help: all are tried on meshes of up to so many
+MOST_AXES = 3
+
+
 def route(
-    mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement
+    mesh: Mesh,
+    sizes: tuple[int, ...],
+    source: Placement,
+    target: Placement,
+    pending: tuple[str, ...] = (),
 ) -> tuple[Move, ...]:
-    """The moves from one placement to another, cheapest in wire elements."""
-    return _route(mesh, sizes, source, target)[1]
+    """The moves from one placement to another, cheapest in wire elements, ties in collectives.
+
+    Args:
+        mesh: the processors.
+        sizes: of the whole tensor.
+        source: the axes of each dim now.
+        target: the axes of each dim after, of which none is pending.
+        pending: axes over which a sum is pending, along which nothing may be cut.
+    """
+    if source == target:  # as it always is of a scalar
+        return ()
+    at, way = target, []
+    tree = _tree(mesh, sizes, source, _axes(mesh, source, target, pending))
+    while at != source:
+        _, move, at = tree[at]
+        way.append(move)
+    return _joined(way[::-1])
 
 
 def wire(mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement) -> int:
     """Elements that each processor sends on that way."""
-    return _route(mesh, sizes, source, target)[0]
+    return _tree(mesh, sizes, source, _axes(mesh, source, target, ()))[target][0][0]
 
 
-@lru_cache(maxsize=65536)
-def _route(
-    mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement
-) -> tuple[int, tuple[Move, ...]]:
-    if source == target:
-        return 0, ()
-    axes = tuple(a for a in mesh.names if any(a in p for p in (*source, *target)))
+def _axes(
+    mesh: Mesh, source: Placement, target: Placement, pending: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The axes that a way may use."""
+    if len(mesh.names) <= MOST_AXES:
+        return tuple(a for a in mesh.names if mesh[a] > 1 and a not in pending)
+    return tuple(a for a in mesh.names if any(a in p for p in (*source, *target)))
+
+
+@lru_cache(maxsize=4096)
+def _tree(
+    mesh: Mesh, sizes: tuple[int, ...], source: Placement, axes: tuple[str, ...]
+) -> dict[Placement, tuple[tuple[int, int], Move, Placement]]:
+    """For each placement: wire elements and collectives to there, the last move, and from where."""
     alike = _alike(mesh, sizes, axes)
-    best: dict[Placement, tuple[int, int]] = {source: (0, 0)}
-    queue: list[tuple[int, int, int, Placement, tuple[Move, ...]]] = [(0, 0, 0, source, ())]
-    pushed = 0
+    tree = {source: ((0, 0), Move("cut", ()), source)}
+    queue: list[tuple[tuple[int, int], int, Placement]] = [((0, 0), 0, source)]
     while queue:
-        cost, hops, _, at, way = heapq.heappop(queue)
-        if at == target:
-            return cost, _joined(way)
-        if (cost, hops) > best[at]:
+        cost, _, at = heapq.heappop(queue)
+        if cost > tree[at][0]:
             continue
         for move, after in _edges(mesh, sizes, at, axes, alike[_ways(mesh, at)]):
-            step = _wire(mesh, sizes, at, move)
-            reached = (cost + step, hops + (move.kind != "cut"))
-            if after not in best or reached < best[after]:
-                best[after] = reached
-                pushed += 1
-                heapq.heappush(queue, (*reached, pushed, after, (*way, move)))
-    raise AssertionError(f"no way from {source} to {target} on {mesh}")
+            sent = cost[0] + _wire(mesh, sizes, at, move)
+            reached = (sent, cost[1] + (move.kind != "cut"))
+            if after not in tree or reached < tree[after][0]:
+                tree[after] = (reached, move, at)
+                heapq.heappush(queue, (reached, len(tree), after))
+    return tree
 
 
 def _ways(mesh: Mesh, at: Placement) -> tuple[int, ...]:
@@ -149,7 +175,7 @@ def _wire(mesh: Mesh, sizes: tuple[int, ...], at: Placement, move: Move) -> int:
     return block if move.kind == "permute" else 0
 
 
-def _joined(way: tuple[Move, ...]) -> tuple[Move, ...]:
+def _joined(way: Sequence[Move]) -> tuple[Move, ...]:
     """Cuts of one dim that follow each other are one cut by all axes."""
     joined: list[Move] = []
     for move in way:

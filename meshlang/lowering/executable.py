@@ -19,6 +19,7 @@ from meshlang.lowering.blocks import Result, assemble, cut_blocks
 from meshlang.lowering.executor import Executor, block_of
 from meshlang.lowering.in_place import update_in_place
 from meshlang.lowering.initial import initial_blocks
+from meshlang.lowering.quiet import quiet_stderr
 from meshlang.lowering.simulated import SimulatedMachine
 from meshlang.lowering.spmd import SpmdMachine
 from meshlang.manifest import Manifest
@@ -156,9 +157,13 @@ class Executable:
         """
         self.store.check_ready()
         given = self._checked(arrays)
+        arguments = self._arguments(given, self.store.seed, self.store.step)
         if self._launched is None:
-            self._launched = self._launch()
-        results = self._launched(self._arguments(given, self.store.seed, self.store.step))
+            with quiet_stderr():  # kernels log when they first run
+                self._launched = self._launch()
+                results = self._launched(arguments)
+        else:
+            results = self._launched(arguments)
         if self._updates:
             self.store.step += 1
         flat = list(leaves(self.plan.results))

@@ -18,7 +18,9 @@ def _cumsum(op: CumSum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
 
 
 @kernel(BlocksBefore)
-def _before(op: BlocksBefore, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _before(
+    op: BlocksBefore, here: Here, step: Local, blocks: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
     totals = blocks[0]
     places, mine = tf.range(totals.shape[0]), here.index(op.axes)
     counted = places > mine if op.reverse else places < mine
@@ -39,7 +41,7 @@ def _largest(op: Largest, here: Here, step: Local, blocks: Sequence[tf.Tensor]) 
 def _of_blocks(
     op: LargestOfBlocks, here: Here, step: Local, blocks: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Candidates stand in the order of their indices where they are equal, as `top_k` wants them."""
+    """Of equal candidates the first comes first: blocks stand in order, and so do their own."""
     count, *rest, some = blocks[0].shape
     order = [*range(1, len(rest) + 1), 0, len(rest) + 1]
     found, places = (tf.reshape(tf.transpose(b, order), [*rest, count * some]) for b in blocks)

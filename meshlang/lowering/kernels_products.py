@@ -28,7 +28,7 @@ def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
     summed = [d for d in x.shape if d in y.shape and d not in out.shape]
     mine = [d for d in out.shape if d in x.shape and d not in y.shape]
     theirs = [d for d in out.shape if d in y.shape and d not in x.shape]
-    if not mine and not theirs and out.dtype in ("float32", "float64"):
+    if not mine and not theirs:
         return [_inner(x, y, out, blocks)]
     flip = bool(mine and theirs) and out.shape.index(mine[0]) > out.shape.index(theirs[0])
     if flip:
@@ -52,16 +52,17 @@ def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
     return [product if order == sorted(order) else tf.transpose(product, order)]
 
 
-def _inner(
-    x: PlanValue, y: PlanValue, out: PlanValue, blocks: Sequence[tf.Tensor]
-) -> tf.Tensor:
-    """Inner products: all dims are in both. A matmul of one row by one column takes twice as long."""
-    if blocks[0] is blocks[1] and not out.shape:
+def _inner(x: PlanValue, y: PlanValue, out: PlanValue, blocks: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Inner products: all dims are in both. A matmul of a row by a column takes twice as long."""
+    narrow = out.dtype in ("bfloat16", "float16")
+    if blocks[0] is blocks[1] and not out.shape and not narrow:
         return 2 * tf.nn.l2_loss(blocks[0])
     product = blocks[0] * aligned(blocks[1], y.shape, x.shape)
-    at = [i for i, d in enumerate(x.shape) if d not in out.shape]
+    if narrow:
+        product = tf.cast(product, tf.float32)
+    total = tf.reduce_sum(product, [i for i, d in enumerate(x.shape) if d not in out.shape])
     kept = Shape(d for d in x.shape if d in out.shape)
-    return aligned(tf.reduce_sum(product, at), kept, out.shape)
+    return aligned(tf.cast(total, out.dtype), kept, out.shape)
 
 
 def _side(value: PlanValue, block: tf.Tensor, batch: list[Dim], free: list[Dim], summed: list[Dim]):
@@ -132,7 +133,7 @@ def _flat_index(
 def _gather(op: Gather, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     table, at = step.inputs[0], step.inputs[1]
     rest = [d for d in table.shape if d not in op.dims and d not in at.shape]
-    flat, rows = _flat_index(here, blocks[1:], at, table, op.dims, rest)
+    flat, _ = _flat_index(here, blocks[1:], at, table, op.dims, rest)
     held = _as_rows(table, blocks[0], [d for d in table.shape if d not in rest], rest)
     # An index of -1 reads a row of zeros: no mask over the rows is needed.
     found = tf.gather_nd(held, flat[..., None], bad_indices_policy="IGNORE")
@@ -142,7 +143,9 @@ def _gather(op: Gather, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
 
 
 @kernel(ScatterAdd)
-def _scatter(op: ScatterAdd, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _scatter(
+    op: ScatterAdd, here: Here, step: Local, blocks: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
     values, at = step.inputs[0], step.inputs[1]
     made = step.outputs[0]
     rest = [d for d in values.shape if d not in at.shape]

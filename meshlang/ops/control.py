@@ -289,7 +289,9 @@ def _same(
 
 
 def _listed(named: dict[str, Tensor]) -> str:
-    return ", ".join(f"{path} {t.shape} {t.dtype}".strip() for path, t in named.items()) or "nothing"
+    return (
+        ", ".join(f"{path} {t.shape} {t.dtype}".strip() for path, t in named.items()) or "nothing"
+    )
 
 
 def _written_out(
@@ -354,9 +356,7 @@ def _scan_vjp(
         for i, g in sum_gs:
             seeds.setdefault(body.sums[i], []).append(back.program.own(g))
         found = backprop(body.program.nodes, seeds, [*body.carry, *body.xs, *body.fixed])
-        back.carry_out = [
-            _cotangent(found.get(body.carry[i]), body.carry[i]) for i in floats
-        ]
+        back.carry_out = [_cotangent(found.get(body.carry[i]), body.carry[i]) for i in floats]
         back.ys = [found[x] for x in body.xs if x in found]
         back.sums = [found[f] for f in body.fixed if f in found]
     back.ys_dims = [

@@ -372,6 +372,9 @@ logical_and, logical_or = map(_binary, ("logical_and", "logical_or"))
 def where(condition: Any, x: Any, y: Any) -> Tensor:
     """Choose x where the condition is true, else y. What is not chosen leaks nothing, not NaN.
 
+    Its gradient is zero, and zero times an infinite slope is NaN: guard the operand of such a
+    function as well, ``ml.where(c, ml.sqrt(ml.where(c, x, 1.0)), 0.0)``.
+
     Dims:
         condition, x, y   one of them has all the dims of the others; bools, and one dtype
         returns           its dims

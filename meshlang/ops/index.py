@@ -45,7 +45,7 @@ class Gather(Op):
         return "alone" if i == 0 else "no"
 
     def creates_pending(self, axes_of, xs):
-        """Each processor reads the rows that it holds: the rows are a sum with one part not zero."""
+        """Each processor reads the rows that it holds: of the parts of a sum one is not zero."""
         return tuple(a for d in (*self.dims, *self.summed) for a in axes_of(d))
 
     def plan(self, b, xs, outs):
@@ -124,9 +124,7 @@ def _check_index(op: str, dims: tuple[Dim, ...], index: tuple[Tensor, ...]) -> N
     rows = [(f"index {n}", f"{i.shape} {i.dtype}") for n, i in enumerate(index)]
     for i in index:
         if i.dtype != "int32":
-            raise DtypeError(
-                message(f"{op}: an index is int32.", rows, "ml.cast(index, 'int32')")
-            )
+            raise DtypeError(message(f"{op}: an index is int32.", rows, "ml.cast(index, 'int32')"))
         if i.shape != index[0].shape:
             raise DimError(
                 message(f"{op}: all indices have one shape.", rows, "expand or arrange them")

@@ -1,6 +1,6 @@
 """Names changed, dims cut and joined: what moves data is seen in the plan.
 
-Twins are made and left in `meshlang.ops.twins`, runs of indices joined and cut in `meshlang.ops.runs`.
+Twins are made and left in `meshlang.ops.twins`; `meshlang.ops.runs` joins and cuts along a dim.
 """
 
 from __future__ import annotations

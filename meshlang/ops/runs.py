@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshlang.dims import Dim, Shape, check_twins
+from meshlang.dims import Dim, check_twins
 from meshlang.errors import DimError, DtypeError, message
 from meshlang.ops.rearrange import arrange
 from meshlang.program import Op, Spec, apply, as_tensor
@@ -29,7 +29,9 @@ class Concat(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         shapes = [x.shape for x in xs]
         dim = shapes[0][self.dim]
-        check_twins("concat", [s.swap(s[self.dim], _with_size(s[self.dim], 1)) for s in shapes], shapes)
+        check_twins(
+            "concat", [s.swap(s[self.dim], _with_size(s[self.dim], 1)) for s in shapes], shapes
+        )
         _check_alike(self.dim, xs)
         total = sum(s[self.dim].size for s in shapes)
         return (Spec(shapes[0].swap(dim, _with_size(dim, total)), xs[0].dtype),)
@@ -177,7 +179,7 @@ def concat(xs: Sequence[Any], dim: str) -> Tensor:
     return apply(Concat(names[0]), *tensors)[0]
 
 
-def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:  # noqa: A001
+def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:
     """A run of indices of one dim, which keeps its name.
 
     Args:

@@ -16,6 +16,8 @@ from meshlang.optim.schedules import (
     check_rate,
     rate,
 )
+from meshlang.optim.updates import DescentUpdate
+from meshlang.program import apply
 from meshlang.tensor import Tensor
 
 
@@ -86,17 +88,18 @@ class Adafactor(Optimizer):
         direction = yield from self._factored(target, *pair) if pair else self._whole(target)
         of_direction = direction.squares()
         yield
-        size = target.value.shape.size
-        scale = self._scale(target, of_value)
+        now = rate(self._learning_rate(), target.step)
+        size = self._size(target, of_value)
         if self.clipping_threshold is not None:
-            rms = ml.sqrt(of_direction * (1.0 / size))
-            scale = scale / ml.maximum(rms * (1.0 / self.clipping_threshold), 1.0)
-        change, slots = direction.times(scale), direction.slots
+            rms = ml.sqrt(of_direction * (1.0 / target.value.shape.size))
+            size = size / ml.maximum(rms * (1.0 / self.clipping_threshold), 1.0)
         if self.beta1:
             m = target.slot("adafactor_m")
-            change = self.beta1 * m + (1.0 - self.beta1) * change
-            slots = [*slots, (m, change)]
-        target.assign(target.value - change, slots)
+            new_m = self.beta1 * m + (1.0 - self.beta1) * direction.times(now * size)
+            target.assign(target.value - new_m, [*direction.slots, (m, new_m)])
+        else:
+            step = apply(DescentUpdate(False), target.value, direction.times(size), now)
+            target.assign(step[0], direction.slots)
 
     def _learning_rate(self) -> LearningRate:
         if self.learning_rate is not None:
@@ -114,8 +117,8 @@ class Adafactor(Optimizer):
 
     def _factored(self, target: Target, d0: Dim, d1: Dim) -> Generator[None, None, _Direction]:
         """The direction by rows and columns; two sets of sums are made on the way."""
-        shape, gradient = target.value.shape, target.scaled_gradient
-        square = ml.square(gradient)
+        # Scalars go into rows and sums of rows: the gradient itself is read, and never rewritten.
+        shape, square = target.value.shape, ml.square(target.gradient)
         sums = ml.sum(square, d0.name), ml.sum(square, d1.name)
         yield
         vr, new_vr = self._moment(target, "adafactor_vr", shape - d0.name, sums[0], d0.size)
@@ -123,35 +126,40 @@ class Adafactor(Optimizer):
         total = ml.sum(new_vr, d1.name)
         yield
         rows, columns = ml.rsqrt(new_vr / (total * (1.0 / d1.size))), ml.rsqrt(new_vc)
+        if target.scale is not None:
+            rows = rows * target.scale
         slots = [(vr, new_vr), (vc, new_vc)]
-        return _Direction(gradient, (rows, columns), square, slots)
+        return _Direction(target.gradient, (rows, columns), square, slots)
 
     def _whole(self, target: Target) -> Generator[None, None, _Direction]:
         """The direction by the second moment of every element."""
-        gradient, shape = target.scaled_gradient, target.value.shape
+        gradient, shape = target.gradient, target.value.shape
         v, new_v = self._moment(target, "adafactor_v", shape, ml.square(gradient), 1)
         yield
+        if target.scale is not None:
+            gradient = gradient * target.scale
         return _Direction(gradient * ml.rsqrt(new_v), (), None, [(v, new_v)])
 
     def _moment(
-        self, target: Target, kind: str, shape: Shape, sums: Tensor, count: int
+        self, target: Target, kind: str, shape: Shape, squares: Tensor, count: int
     ) -> tuple[Tensor, Tensor]:
-        """A slot and its new value: sums of `count` squares are averaged in."""
+        """A slot and its new value, from sums of `count` squares of the unscaled gradient."""
         old = target.slot(kind, shape)
         if self.decay_rate is None:
             fresh = (ml.cast(target.step, "high") + 1.0) ** -self.decay_exponent
         else:
             fresh = 1.0 - rate(self.decay_rate, target.step)
-        mean = sums * (1.0 / count) if count > 1 else sums
+        mean = squares * (1.0 / count) if count > 1 else squares
+        if target.scale is not None:
+            mean = mean * ml.square(target.scale)
         return old, old * (1.0 - fresh) + (mean + self.epsilon1) * fresh
 
-    def _scale(self, target: Target, squares: Tensor) -> Tensor:
-        """Step 5: [dims of scans], from the sums of squares of the value."""
-        scale = rate(self._learning_rate(), target.step)
+    def _size(self, target: Target, squares: Tensor) -> Tensor:
+        """How large a value is, [dims of scans], from its sums of squares; 1 if that is no matter."""
         if not self.multiply_by_parameter_scale:
-            return scale
+            return rate(1.0, target.step)
         count = target.value.shape.size // squares.shape.size
-        return scale * ml.maximum(ml.sqrt(squares * (1.0 / count)), self.epsilon2)
+        return ml.maximum(ml.sqrt(squares * (1.0 / count)), self.epsilon2)
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,6 @@ class Target:
     when: Tensor | None
 
     @property
-    def scaled_gradient(self) -> Tensor:
-        """The gradient times `scale`."""
-        return self.gradient if self.scale is None else self.gradient * self.scale
-
-    @property
     def stacked(self) -> tuple[str, ...]:
         """The dims of scans around the variable: along them stand variables of many layers."""
         return tuple(n for n in self.variable.shape.names if n not in self.variable.logical.names)

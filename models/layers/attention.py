@@ -38,7 +38,7 @@ def causal_mask(length: int, segments: ml.Tensor | None = None) -> ml.Tensor:
         seen = ml.equal(segments.expand(memory=length), theirs) & seen
         order = "batch length memory"
     # In the order of the logits, so that no layer turns it again.
-    return ml.arrange(ml.cast(~seen, "high") * _HIDDEN, order)
+    return ml.arrange(ml.where(seen, ml.zeros("", "high"), _HIDDEN), order)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import meshlang as ml
 def rms_norm(x: ml.Tensor, name: str, *, over: str = "d_model", epsilon: float = 1e-6) -> ml.Tensor:
     """Divide by the root of the mean square along one dim, and scale each element of it.
 
-    Nothing is subtracted and nothing added. Statistics are in "high" precision.
+    Nothing is subtracted and nothing added. All is computed in "high" precision.
 
     Args:
         x: activations.
@@ -22,10 +22,11 @@ def rms_norm(x: ml.Tensor, name: str, *, over: str = "d_model", epsilon: float =
 
     Example:
         >>> import meshlang as ml
-        >>> ml.run(lambda x: rms_norm(x, "norm"), x=ml.constant([3.0, -3.0], "d_model"))
+        >>> x = ml.constant([3.0, -3.0], "d_model")
+        >>> ml.run(lambda x: rms_norm(x, "norm"), x=x).round(3)
         array([ 1., -1.], dtype=float32)
     """
-    scale = ml.variable(name, ml.Shape([x.shape[over]]), init=ml.ones_init)
+    scale = ml.variable(name, ml.Shape([x.shape[over]]), init=ml.ones_init, use="high")
     wide = ml.cast(x, "high")
     shrink = ml.rsqrt(ml.mean(ml.square(wide), over) + epsilon)
-    return ml.cast(wide * shrink, "compute") * scale
+    return ml.cast(wide * shrink * scale, "compute")

@@ -94,12 +94,12 @@ class RelativeBias:
             [Tensor[heads:2 length:4 memory:4] float32]
         """
         shape = f"buckets:{self.buckets} heads:{heads}"
-        table = ml.variable("relative_bias", shape, init=matrix_init(self.buckets))
+        table = ml.variable("relative_bias", shape, init=matrix_init(self.buckets), use="high")
         buckets = ml.constant([self.bucket(d) for d in range(length)], "distance", "int32")
         by_distance = ml.gather(table, buckets, dim="buckets")
         back = ml.range(f"length:{length}").expand(memory=length) - ml.range(f"memory:{length}")
         bias = ml.gather(by_distance, ml.maximum(back, 0), dim="distance")
-        return PositionTerms(bias=ml.arrange(ml.cast(bias, "high"), "heads length memory"))
+        return PositionTerms(bias=ml.arrange(bias, "heads length memory"))
 
     def bucket(self, distance: int) -> int:
         """The bucket of a memory that lies so many positions back.

@@ -1,4 +1,4 @@
-"""Models with chosen values, on one processor in float64: what the plain NumPy models are held to."""
+"""Models with chosen values, on one processor in float64, to hold plain NumPy models against."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,8 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-#: the oracle's name within a layer -> ours
-_RENAMED = {"ff_norm": "feed_forward_norm", "ff": "feed_forward"}
+#: the oracle's name within a layer, or its beginning -> ours
+_RENAMED = {
+    "ff_norm": "feed_forward_norm",
+    "ff": "feed_forward",
+    "moe/gate": "moe/router",
+    "moe/gate_in": "moe/gate",
+}
 
 
 def ours(parameters: Mapping[str, np.ndarray], every: int = 1) -> dict[str, np.ndarray]:
@@ -21,7 +26,8 @@ def ours(parameters: Mapping[str, np.ndarray], every: int = 1) -> dict[str, np.n
         if not name.startswith("layer_"):
             found[name] = value
             continue
-        layer, first, *rest = name.removeprefix("layer_").split("/")
+        layer, _, within = name.removeprefix("layer_").partition("/")
+        first, *rest = _RENAMED.get(within, within).split("/")
         place = [str(int(layer) % every)] if every > 1 else []
         path = "/".join(["layers", *place, _RENAMED.get(first, first), *rest])
         stacks.setdefault(path, []).append(value)

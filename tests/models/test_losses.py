@@ -1,13 +1,12 @@
 """Losses against NumPy, their sums over parts of a batch, and how they travel."""
 
 import numpy as np
+import pytest
 
 import meshlang as ml
 from models.losses import LossSums, token_losses, weight_count
 from tests.harness import DOUBLE, Laid, case, check, drawn, floats, ints
 from tests.models.one_processor import evaluated
-
-import pytest
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(size=(2, 3, 7))

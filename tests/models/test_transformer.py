@@ -1,6 +1,7 @@
 """The transformer against the plain NumPy one, its two forms against each other, its layouts."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import pytest
 import meshlang as ml
 from models.errors import ModelError
 from models.layers import Attention, FeedForward, NoPositions, RelativeBias, Rotary
-from models.losses import LossSums
+from models.moe import MixtureOfExperts, SwitchRouter, Top2Router
 from models.protocol import TrainableModel
 from models.transformer import Transformer
-from tests.harness import DOUBLE, Laid, case, check, check_slopes, compare, drawn, floats, ints, run
+from tests.harness import Laid, case, check, check_slopes, compare, drawn, floats, ints, run
 from tests.models.one_processor import evaluated, lowered
 from tests.models.oracle_parameters import ours
-from tests.oracles import transformer
+from tests.oracles import moe, transformer
 
 CONFIG = transformer.Config(vocab=11, d_model=8, layers=2, heads=2, d_head=4, d_ff=12)
 MODEL = Transformer(
@@ -57,6 +58,55 @@ VARIANTS = {
         replace(CONFIG, buckets=6, max_distance=12),
         replace(MODEL, position=RelativeBias(buckets=6, max_distance=12), unroll=True),
     ),
+    "top-2 experts in every second layer": (
+        replace(
+            CONFIG,
+            layers=4,
+            moe_layers=(1, 3),
+            experts=4,
+            d_expert=6,
+            gated_experts=True,
+            group_size=20,
+            routing=moe.Settings(second_policy="all", loss_coefficient=0.1),
+        ),
+        replace(
+            MODEL,
+            layers=4,
+            moe=MixtureOfExperts(
+                experts=4,
+                d_expert=6,
+                router=Top2Router(second_policy="all"),
+                group="batch length -> group token:20",
+                gated=True,
+                balance_loss=0.1,
+                capacity_factor_eval=1.25,
+            ),
+            moe_every=2,
+        ),
+    ),
+    "one expert of four in every layer": (
+        replace(
+            CONFIG,
+            moe_layers=(0, 1),
+            experts=4,
+            d_expert=6,
+            group_size=10,
+            routing=moe.Settings("switch", capacity_factor=1.0, z_loss_coefficient=0.01),
+        ),
+        replace(
+            MODEL,
+            feed_forward=None,
+            moe=MixtureOfExperts(
+                experts=4,
+                d_expert=6,
+                router=SwitchRouter(jitter=0.0),
+                group="batch length -> group token:10",
+                capacity_factor_train=1.0,
+                capacity_factor_eval=1.0,
+                z_loss=0.01,
+            ),
+        ),
+    ),
 }
 
 
@@ -68,17 +118,25 @@ def test_logits_and_losses_are_the_oracles(variant: str):
     def fn(**batch: ml.Tensor) -> dict[str, object]:
         return {"logits": model.logits(batch), "sums": model(batch, train=True)}
 
-    found = evaluated(fn, ours(params), **BATCH)
+    found = evaluated(fn, ours(params, model.moe_every), **BATCH)
     arrays = {name: array for name, (array, _) in BATCH.items()}
     outputs = transformer.forward(params, arrays["tokens"], config, segments=arrays["segments"])
     np.testing.assert_allclose(found["logits"], outputs.logits, rtol=0, atol=1e-10)
     wanted = transformer.loss(outputs, arrays["targets"], config, arrays["weights"])
     count = arrays["weights"].sum()
     assert found["sums/count"] == count
-    assert found["sums/auxiliary"] == 0.0
+    np.testing.assert_allclose(found["sums/auxiliary"], wanted.aux_loss, rtol=1e-10)
     cross_entropy = found["sums/metrics/cross_entropy/0"] / count
     np.testing.assert_allclose(cross_entropy, wanted.cross_entropy, rtol=1e-10)
-    np.testing.assert_allclose(found["sums/loss"] / count, wanted.total, rtol=1e-10)
+    total = found["sums/loss"] / count + found["sums/auxiliary"]
+    np.testing.assert_allclose(total, wanted.total, rtol=1e-10)
+    if model.moe is not None:
+        dropped = [routing.fraction_dropped for routing in outputs.routings.values()]
+        tokens = found["sums/metrics/fraction_dropped/1"]
+        assert tokens == len(dropped) * arrays["tokens"].size
+        share = found["sums/metrics/fraction_dropped/0"] / tokens
+        np.testing.assert_allclose(share, np.mean(dropped), rtol=1e-10)
+        assert share > 0
 
 
 def test_rows_are_one_text_each_without_segments():
@@ -102,7 +160,7 @@ def test_a_transformer_is_a_trainable_model():
     )
 
 
-# -- layouts, gradients, and depth written out ------------------------------------------------------
+# -- layouts, gradients, and depth written out -----------------------------------------------------
 
 #: sizes that divide by 8 wherever a layout divides
 DROPPING = Transformer(
@@ -149,11 +207,12 @@ LAYOUTS = (
     Laid("data:2 model:4", "batch:data length:model"),
     Laid("a:2 b:2 c:2", "batch:a heads:b d_ff:b vocab:b d_model:c"),
     Laid("a:2 b:2 c:2", "batch:a heads:b+c d_ff:c+b vocab:b+c"),
-    Laid("a:2 b:2 c:2", "batch:a length:b memory:c d_head:c buckets:c"),
+    Laid("a:2 b:2 c:2", "batch:a length:b d_head:c buckets:c"),
+    Laid("a:2 b:2 c:2", "batch:a length:b memory:c"),
 )
 
 
-@pytest.mark.parametrize("laid", drawn("transformer", LAYOUTS))
+@pytest.mark.parametrize("laid", drawn("transformer", LAYOUTS, draws=3))
 def test_layouts_change_nothing(laid: Laid):
     check(CASES, laid)
 
@@ -172,39 +231,38 @@ def test_depth_written_out_is_the_same():
 
 
 def test_layers_drop_different_elements():
-    """With all layers alike, what the second adds differs from the first only by what is dropped."""
+    """Each layer adds to the second element, or not, by what it drops.
+
+    Neither, one or both: were the same elements dropped in both layers, there would not be one.
+    """
     model = replace(
         DROPPING,
-        attention=Attention(heads=1, d_head=2),
-        feed_forward=FeedForward(d_ff=1),
+        attention=Attention(heads=1, d_head=1),
+        feed_forward=FeedForward(d_ff=1, dropout=0.5),
         position=NoPositions(),
-        dropout=0.5,
+        dropout=0.0,
     )
-    shapes = lowered(lambda **batch: model.logits(batch, train=True), TOKENS).plan.variables
-    zeros = {name: np.zeros(value.shape.sizes) for name, value in shapes.items()}
-    scale = {name: np.ones_like(value) for name, value in zeros.items() if "norm" in name}
-    ones = {"embedding": np.ones((16, 8)), "unembedding": np.eye(16, 8)}
-    layer = {
-        "layers/feed_forward/in": np.ones((2, 8, 1)),
-        "layers/feed_forward/out": np.ones((2, 1, 8)),
-    }
+    tokens = (np.zeros((8, 8), np.int32), "batch length")
 
-    def added(train: bool) -> np.ndarray:
-        return evaluated(
-            lambda **batch: model.logits(batch, train=train), zeros | scale | ones | layer, **TOKENS
-        )
+    def fn(tokens: ml.Tensor) -> ml.Tensor:
+        return model.logits({"tokens": tokens}, train=True)
 
-    kept, dropped = added(train=False), added(train=True)
-    assert len(np.unique(kept[..., :8].round(9))) == 1
-    assert len(np.unique(dropped[..., :8].round(9))) > 4
-
-
-TOKENS = {"tokens": (np.zeros((2, 4), np.int32), "batch length")}
+    variables = lowered(fn, {"tokens": tokens}).plan.variables
+    values = {name: np.zeros(value.shape.sizes) for name, value in variables.items()}
+    for name in values:
+        if "norm" in name:
+            values[name][:] = 1.0
+    values["embedding"][:, 0] = 1.0
+    values["layers/feed_forward/in"][:, 0, 0] = 1.0
+    values["layers/feed_forward/out"][:, 0, 1] = 1.0
+    values["unembedding"][:] = np.eye(16, 8)
+    logits = evaluated(fn, values, tokens=tokens)
+    assert len(np.unique((logits[..., 1] / logits[..., 0]).round(9))) == 3
 
 
-# -- what it costs ----------------------------------------------------------------------------------
+# -- what it costs ---------------------------------------------------------------------------------
 
-#: mesh -> large sums over model, elements over model (large, small), elements over data, sent in all
+#: mesh -> large sums over model; elements over model, large and small; over data; sent in all
 GOLDEN = {
     "data:1 model:1": (0, 0, 0, 0, 0),
     "data:4 model:1": (0, 0, 0, 24736, 37104),
@@ -231,7 +289,8 @@ def test_a_step_costs_what_the_table_says(mesh: str):
         loss = model(batch, train=True).loss
         return [loss, *ml.gradients(loss, ml.trainable_variables())]
 
-    plan = ml.plan(ml.trace(fn, **model.inputs(8, 16)), mesh, FLAGSHIP)
+    inputs: dict[str, Any] = model.inputs(8, 16)
+    plan = ml.plan(ml.trace(fn, **inputs), mesh, FLAGSHIP)
     over_model, over_data = plan.cost.over("model"), plan.cost.over("data")
     large, elements, small, data, sent = GOLDEN[mesh]
     assert over_model.elements == elements + small
@@ -243,7 +302,7 @@ def test_a_step_costs_what_the_table_says(mesh: str):
     assert plan.cost.all.wire_elements == sent + 2 * (ways - 1) / ways
 
 
-# -- precision --------------------------------------------------------------------------------------
+# -- precision -------------------------------------------------------------------------------------
 
 
 def test_bfloat16_computes_about_the_same():
@@ -268,7 +327,7 @@ def test_bfloat16_computes_about_the_same():
     np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=0.02)
 
 
-# -- configurations that cannot be ------------------------------------------------------------------
+# -- configurations that cannot be -----------------------------------------------------------------
 
 
 def test_a_model_needs_a_feed_forward():

@@ -11,9 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import meshlang as ml
-from meshlang.ops.elementwise import BINARY, TAKES, UNARY
+from meshlang.ops.elementwise import BINARY, TAKES, UNARY, Binary, Unary
 from meshlang.program import DTYPES, FLOATS, INTEGERS
 from tests.harness import (
+    DOUBLE,
     Case,
     Input,
     Laid,
@@ -116,9 +117,12 @@ def binary_cases() -> list[Case]:
         cases += [
             case(f"{n} of the larger first", fn, oracle, x=x, y=y),
             case(f"{n} of the smaller first", fn, oracle, x=y, y=x),
-            case(f"{n} in other order", fn, lambda x, y, f=oracle: f(x, y.T), x=x, y=turned),
-            case(f"{n} of a scalar", fn, oracle, x=x, y=operand(n, "")),
         ]
+        if n in ("add", "multiply", "divide", "maximum", "pow"):
+            cases += [
+                case(f"{n} in other order", fn, lambda x, y, f=oracle: f(x, y.T), x=x, y=turned),
+                case(f"{n} of a scalar", fn, oracle, x=x, y=operand(n, "")),
+            ]
     return cases
 
 
@@ -143,7 +147,9 @@ def where_cases() -> list[Case]:
 def other_cases() -> list[Case]:
     big, small = "batch:8 d:16", "d:16"
     return [
-        case("cast", lambda x: ml.cast(3.0 * x, "int32"), lambda x: (3.0 * x).astype("int32"), x=big),
+        case(
+            "cast", lambda x: ml.cast(3.0 * x, "int32"), lambda x: (3.0 * x).astype("int32"), x=big
+        ),
         case(
             "cast through integers",
             lambda x: ml.cast(ml.cast(3.0 * x, "int64"), "high"),
@@ -203,7 +209,7 @@ def test_a_second_gradient_is_the_slope_of_the_first():
     check_slopes([case(n, slope(n), x=operand(n, "d:5")) for n in curved])
 
 
-@pytest.mark.parametrize("laid", drawn("elementwise", LAYOUTS))
+@pytest.mark.parametrize("laid", drawn("elementwise", LAYOUTS, draws=3))
 def test_layouts_change_nothing(laid: Laid):
     check(CASES, laid)
 
@@ -211,64 +217,372 @@ def test_layouts_change_nothing(laid: Laid):
 # -- pending sums --------------------------------------------------------------------------------
 
 
+def late(fn: Callable[..., Any], sums: str) -> Callable[..., Any]:
+    """Operands marked "s" are sums over d, pending where it is divided; paying late is cheaper."""
+
+    def apply(*xs: ml.Tensor) -> ml.Tensor:
+        result = fn(*(ml.sum(x, "d") if how == "s" else x for x, how in zip(xs, sums, strict=True)))
+        return ml.sum(ml.cast(result, "int32") if result.dtype == "bool" else result, "batch")
+
+    return apply
+
+
+def late_case(name: str, fn: Callable[..., Any], sums: str) -> Case:
+    """Operands that the function takes, one for each mark."""
+    shapes = {"s": "batch:8 d:16", "w": "batch:8"}
+    inputs = {f"x{i}": operand(name, shapes[how]) for i, how in enumerate(sums)}
+    return case(f"{name} {sums}", late(fn, sums), **inputs)
+
+
 def pending_cases() -> list[Case]:
-    """Ops on sums over a dim that layouts divide, before a sum that makes paying late worthwhile."""
-    shape = "batch:8 d:16"
+    cases = [late_case(n, getattr(ml, n), "s") for n in ("negative", "exp", "abs")]
+    for n in ("add", "subtract", "multiply", "divide", "maximum", "less"):
+        cases += [late_case(n, getattr(ml, n), how) for how in ("ss", "sw", "ws")]
+    for how in ("wss", "wsw", "wws"):
+        cases.append(late_case("where", lambda c, x, y: ml.where(c > 0.0, x, y), how))
+    for how in ("sss", "ssw"):
+        cases.append(late_case("add_n", lambda *xs: ml.add_n(xs), how))
+    large, small = (ints("batch:8 d:16", below, dtype="float64") for below in (2**30, 2**15))
+    return [
+        *cases,
+        late_case("stop_gradient", lambda x, y: ml.stop_gradient(x) * y, "ss"),
+        case("cast narrows", late(narrowed, "s"), x=large, gradients=False, exact=True),
+        case("cast widens", lambda x: widened(ml.cast(x, "float32")), x=small, exact=True),
+    ]
 
-    def late(fn: Callable[..., Any], which: str) -> Callable[..., Any]:
-        def apply(x: ml.Tensor, y: ml.Tensor) -> ml.Tensor:
-            x = ml.sum(x, "d") if "x" in which else x
-            y = ml.sum(y, "d") if "y" in which else y
-            result = fn(x, y)
-            if result.dtype == "bool":
-                result = ml.cast(result, "int32")
-            return ml.sum(result, "batch")
 
-        return apply
+def narrowed(x: ml.Tensor) -> ml.Tensor:
+    return ml.cast(ml.cast(x, "float32"), "float64")
 
-    def of(name: str, whole: str = "batch:8") -> dict[str, Input]:
-        if name.startswith("logical"):
-            return {"x": floats(shape), "y": floats(shape)}
-        return {"x": operand(name, shape), "y": operand(name, whole)}
 
-    def positive(fn: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda x, y: fn(x > 0.0, y > 0.0)
-
-    cases = []
-    for n in BINARY:
-        fn = positive(getattr(ml, n)) if n.startswith("logical") else getattr(ml, n)
-        cases += [
-            case(f"{n} both", late(fn, "xy"), x=of(n)["x"], y=of(n, shape)["x"]),
-            case(f"{n} first", late(fn, "x"), x=of(n)["x"], y=operand("divide", "batch:8")),
-            case(f"{n} second", late(lambda y, x, f=fn: f(x, y), "x"), x=of(n)["x"], y=of(n)["x"])
-            if False
-            else case(
-                f"{n} second", late(fn, "y"), x=operand("divide", "batch:8"), y=of(n)["x"]
-            ),
-        ]
-    for n in UNARY:
-        one = (lambda x: ml.logical_not(x > 0.0)) if n == "logical_not" else getattr(ml, n)
-        x = floats(shape) if n == "logical_not" else operand(n, shape)
-        cases.append(case(n, late(lambda x, y, f=one: f(x), "x"), x=x, y="batch:8"))
-    chosen = bools("batch:8")
-    for which in ("xy", "x", "y"):
-        x, y = (floats(shape if side in which else "batch:8") for side in "xy")
-        choose = late(ml.where, which)
-        cases.append(
-            case(
-                f"where {which}",
-                lambda c, x, y, w=which: late(lambda x, y: ml.where(c, x, y), w)(x, y),
-                c=chosen,
-                x=x,
-                y=y,
-            )
-        )
-        del choose
-        cases.append(case(f"add_n {which}", late(lambda x, y: ml.add_n([x, y, x]), which), x=x, y=y))
-    narrow = late(lambda x, y: ml.cast(ml.cast(x, "float32"), "float64"), "x")
-    cases.append(case("stop", late(lambda x, y: ml.stop_gradient(x) * y, "xy"), x=shape, y=shape))
-    del narrow
-    return cases
+widened = late(lambda x: ml.cast(x, "float64"), "s")
 
 
 PENDING = tuple(pending_cases())
+
+
+def test_sums_pass_linear_functions_alone():
+    passing = {n for n in UNARY if Unary(n).passes(0) != "no"}
+    passing |= {n for n in BINARY if {Binary(n).passes(0), Binary(n).passes(1)} != {"no"}}
+    assert passing == {"negative", "add", "subtract", "multiply", "divide"}
+
+
+@pytest.mark.parametrize("laid", drawn("pending sums", LAYOUTS, draws=3))
+def test_a_pending_sum_passes_only_where_it_may(laid: Laid):
+    check(PENDING, laid)
+
+
+@pytest.mark.parametrize(
+    ("fn", "sums", "elements"),
+    [
+        (ml.negative, "s", 1),
+        (ml.exp, "s", 8),
+        (ml.add, "ss", 1),
+        (ml.add, "sw", 8),
+        (ml.multiply, "sw", 1),
+        (ml.multiply, "ss", 8 + 1),
+        (ml.divide, "sw", 1),
+        (ml.divide, "ws", 8),
+        (lambda *xs: ml.add_n(xs), "sss", 1),
+        (lambda x: ml.cast(x, "float32"), "s", 8),
+    ],
+)
+def test_what_is_paid_for_sums(fn: Callable[..., Any], sums: str, elements: int):
+    """One element where the sum passes through fn and the sum over batch behind it, else eight."""
+    shapes = {"s": "batch:8 d:16", "w": "batch:8"}
+    specs = {f"x{i}": ml.spec(shapes[how], "float64") for i, how in enumerate(sums)}
+    program = ml.trace(lambda **xs: late(fn, sums)(*xs.values()), precision=DOUBLE, **specs)
+    cost = ml.plan(program, "all:8", "d:all").cost
+    assert cost.over("all").elements == elements
+
+
+# -- ties, poles, NaN ----------------------------------------------------------------------------
+
+
+def gradient_of(fn: Callable[..., ml.Tensor], *xs: list[float]) -> list[list[float]]:
+    """The gradients of the sum of a function of vectors."""
+
+    def slopes(**tensors: ml.Tensor) -> list[ml.Tensor]:
+        return ml.gradients(ml.sum(fn(*tensors.values())), list(tensors.values()))
+
+    named = {f"x{i}": ml.constant(x, "d", "float64") for i, x in enumerate(xs)}
+    return [list(g) for g in ml.run(slopes, precision=DOUBLE, **named)]
+
+
+def test_equal_operands_of_maximum_and_minimum_share_the_gradient():
+    x, y = [1.0, 2.0, 3.0], [1.0, 5.0, 0.0]
+    assert gradient_of(ml.maximum, x, y) == [[0.5, 0.0, 1.0], [0.5, 1.0, 0.0]]
+    assert gradient_of(ml.minimum, x, y) == [[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]
+
+
+def test_the_gradient_of_clip_stops_outside():
+    x = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert gradient_of(lambda x: ml.clip(x, -1.0, 1.0), x) == [[0.0, 0.5, 1.0, 0.5, 0.0]]
+
+
+def test_kinks_have_the_gradient_zero():
+    assert gradient_of(ml.abs, [0.0]) == gradient_of(ml.relu, [0.0]) == [[0.0]]
+
+
+def test_where_leaks_nothing_of_what_it_does_not_choose():
+    def safe_root(x: ml.Tensor) -> ml.Tensor:
+        return ml.where(x > 0.0, ml.sqrt(ml.where(x > 0.0, x, 1.0)), 0.0)
+
+    assert gradient_of(safe_root, [4.0, 0.0, -1.0]) == [[0.25, 0.0, 0.0]]
+    bad = [math.nan, math.inf]
+    chosen = ml.where(ml.constant([False, False], "d"), ml.constant(bad, "d"), 0.0)
+    assert list(chosen.numpy()) == [0.0, 0.0]
+
+
+def test_powers_of_zero_and_of_negative_numbers():
+    x, y = [0.0, 0.0, 0.0, -2.0, -2.0], [0.0, 1.0, 2.0, 3.0, 0.0]
+    values = [float(v) for v in ml.constant(x, "d").numpy() ** np.array(y)]
+    assert [float(v) for v in (ml.constant(x, "d") ** ml.constant(y, "d")).numpy()] == values
+    assert gradient_of(ml.pow, x, y) == [[0.0, 1.0, 0.0, 12.0, 0.0], [0.0] * 5]
+
+
+def test_infinities_and_nans_are_the_same_under_a_layout():
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e308, -1e308, 1.0])
+    cases = [
+        case(n, getattr(ml, n), x=given("batch:8", special), gradients=False)
+        for n in UNARY
+        if n != "logical_not"
+    ]
+    check(cases, Laid("all:8", "batch:all"))
+
+
+# -- dtypes --------------------------------------------------------------------------------------
+
+DTYPES_OF = {
+    "": DTYPES,
+    "floats": FLOATS,
+    "bools": ("bool",),
+    "numbers": (*FLOATS, *INTEGERS),
+    "signed numbers": (*FLOATS, "int64", "int32"),
+}
+FIXES = {
+    "floats": "ml.cast(x, 'compute')",
+    "bools": "compare first, e.g. x > 0",
+    "numbers": "ml.cast(x, 'int32')",
+    "signed numbers": "ml.cast(x, 'int32')",
+}
+
+
+def kind_of(fn: str) -> str:
+    return TAKES.get(fn, "floats" if fn in UNARY else "numbers")
+
+
+def of_dtype(dtype: str) -> Input:
+    return bools("batch:8") if dtype == "bool" else ints("batch:8", 5, low=1, dtype=dtype)
+
+
+def dtype_cases() -> list[Case]:
+    return [
+        case(
+            f"{fn} {dtype}",
+            getattr(ml, fn),
+            gradients=False,
+            **{f"x{i}": of_dtype(dtype) for i in range(1 if fn in UNARY else 2)},
+        )
+        for fn in (*UNARY, *BINARY)
+        for dtype in DTYPES_OF[kind_of(fn)]
+    ]
+
+
+def test_what_a_function_takes_runs():
+    check(dtype_cases(), Laid("r:2", "batch:r", "spmd"))
+
+
+@pytest.mark.parametrize("fn", [n for n in (*UNARY, *BINARY) if kind_of(n)])
+def test_other_dtypes_are_refused(fn: str):
+    kind, operands = kind_of(fn), 1 if fn in UNARY else 2
+    for dtype in set(DTYPES) - set(DTYPES_OF[kind]):
+        inputs = {f"x{i}": of_dtype(dtype) for i in range(operands)}
+        assert trace_error(ml.DtypeError, getattr(ml, fn), **inputs) == (
+            f"{fn} takes {kind}.\n  operand  [batch:8] {dtype}\n  fix: {FIXES[kind]}"
+        )
+
+
+def test_two_dtypes_are_refused():
+    x, y = ints("batch:8", 5), "batch:8"
+    assert (
+        trace_error(ml.DtypeError, ml.add, x=x, y=y)
+        == """\
+add: the operands have several dtypes.
+  left   [batch:8] int32
+  right  [batch:8] float64
+  fix: ml.cast them to one, e.g. ml.cast(x, 'int32')"""
+    )
+    assert (
+        trace_error(ml.DtypeError, lambda x, y: ml.where(x > 0, x, y), x=x, y=y)
+        == """\
+where: the operands have several dtypes.
+  x  [batch:8] int32
+  y  [batch:8] float64
+  fix: ml.cast them to one, e.g. ml.cast(x, 'int32')"""
+    )
+    assert (
+        trace_error(ml.DtypeError, lambda x, y: ml.add_n([x, y]), x=x, y=y)
+        == """\
+add_n: the operands have several dtypes.
+  operand 0  [batch:8] int32
+  operand 1  [batch:8] float64
+  fix: ml.cast them to one, e.g. ml.cast(x, 'int32')"""
+    )
+
+
+def test_a_condition_is_bools():
+    text = trace_error(ml.DtypeError, lambda x: ml.where(x, x, x), x="batch:8")
+    assert (
+        text
+        == """\
+where's condition takes bools.
+  operand  [batch:8] float64
+  fix: compare first, e.g. x > 0"""
+    )
+
+
+def test_a_float_does_not_become_an_integer_unasked():
+    text = trace_error(ml.DtypeError, lambda x: x * 0.5, x=ints("batch:8", 5))
+    assert (
+        text
+        == """\
+a float meets integers.
+  float     0.5
+  integers  [batch:8] int32
+  fix: ml.cast(x, 'compute') first, or give an int"""
+    )
+    assert trace_error(ml.DtypeError, lambda x: 0.5 * x, x=ints("batch:8", 5)) == text
+
+
+def test_an_unknown_dtype_is_refused():
+    assert (
+        trace_error(ml.DtypeError, lambda x: ml.cast(x, "float23"), x="d:2")
+        == """\
+no dtype 'float23'.
+  fix: did you mean 'float32'?"""
+    )
+
+
+# -- dims ----------------------------------------------------------------------------------------
+
+
+def test_only_one_side_may_lack_dims():
+    assert (
+        trace_error(ml.DimError, ml.subtract, x="batch:8 length:4", y="batch:8 memory:4")
+        == """\
+subtract: one side must have all the dims of the other.
+  left         [batch:8 length:4]
+  right        [batch:8 memory:4]
+  only in one  memory:4 length:4
+  fix: to combine every pair, say so: x.expand(memory=4)"""
+    )
+
+
+def test_one_operand_of_where_has_all_dims():
+    inputs = {"c": bools("batch:8"), "x": "length:4", "y": ""}
+    assert (
+        trace_error(ml.DimError, ml.where, **inputs)
+        == """\
+where: one operand must have all the dims.
+  condition  [batch:8]
+  x          [length:4]
+  y          []
+  fix: to choose for every pair, expand one of them: x.expand(DIM=SIZE)"""
+    )
+
+
+def test_add_n_takes_equal_dims():
+    assert (
+        trace_error(ml.DimError, lambda x, y: ml.add_n([x, y]), x="batch:8 d:2", y="d:2")
+        == """\
+add_n: all operands have the same dims.
+  operand 0  [batch:8 d:2]
+  operand 1  [d:2]
+  fix: expand the smaller ones, or add them with +"""
+    )
+
+
+def test_add_n_needs_operands():
+    with pytest.raises(ml.ProgramError) as caught:
+        ml.add_n([])
+    assert (
+        str(caught.value)
+        == """\
+add_n: there is nothing to add.
+  fix: give one tensor or more"""
+    )
+
+
+def test_sizes_of_a_name_agree():
+    assert (
+        trace_error(ml.DimError, ml.add, x="batch:8", y="batch:4")
+        == """\
+add: dim 'batch' has two sizes, 8 and 4.
+  operand 0  [batch:8]
+  operand 1  [batch:4]
+  fix: rename one of them, or give both the same size"""
+    )
+
+
+def test_a_dim_does_not_meet_its_twin():
+    text = trace_error(ml.DimError, lambda x: x + ml.whole(x, "batch"), x="batch:8")
+    assert (
+        text
+        == """\
+add: dim 'batch' meets its twin 'batch*'.
+  operand 0  [batch:8]
+  operand 1  [batch*:8]
+  fix: bring one to the other: ml.whole(x, 'batch') or ml.divided(x, 'batch')"""
+    )
+
+
+def test_an_array_needs_names():
+    assert (
+        trace_error(ml.ProgramError, lambda x: x + np.ones(8), x="batch:8")
+        == """\
+an array has no named dims.
+  array  shape (8,), float64
+  fix: name them: ml.constant(array, 'batch d_model')"""
+    )
+
+
+# -- laws ----------------------------------------------------------------------------------------
+
+DIMS = {"batch": 8, "d": 16, "f": 3, "g": 5}
+
+
+@st.composite
+def shape_and_part(draw: st.DrawFn) -> tuple[str, str]:
+    """Dims in some order, and some of them in some order."""
+    names = draw(st.permutations(list(DIMS)))
+    part = draw(st.lists(st.sampled_from(names), unique=True))
+    return tuple(" ".join(f"{n}:{DIMS[n]}" for n in some) for some in (names, part))
+
+
+@for_all(shape_and_part())
+@settings(max_examples=15)
+def test_broadcasting_is_expanding(shapes: tuple[str, str]):
+    large, small = shapes
+
+    def both_ways(x: ml.Tensor, y: ml.Tensor) -> dict[str, ml.Tensor]:
+        missing = {d.name: d.size for d in x.shape if d not in y.shape}
+        return {"broadcast": x * y, "expanded": x * y.expand(**missing)}
+
+    found = run(case("law", both_ways, x=large, y=small), Laid())
+    np.testing.assert_array_equal(found["law/value/broadcast"], found["law/value/expanded"])
+
+
+@for_all(st.lists(st.sampled_from(sorted(set(UNARY) - {"logical_not"})), min_size=1, max_size=4))
+@settings(max_examples=15)
+def test_the_gradient_of_a_sum_is_the_sum_of_gradients(names: list[str]):
+    def summed(x: ml.Tensor) -> dict[str, ml.Tensor]:
+        ys = [ml.cast(getattr(ml, n)(x), "high") for n in names]
+        apart = [ml.gradients(ml.sum(y), [x])[0] for y in ys]
+        return {
+            "together": ml.gradients([ml.sum(y) for y in ys], [x])[0],
+            "apart": ml.add_n(apart),
+        }
+
+    found = run(case("law", summed, gradients=False, x=floats("d:5", 0.5, 2.0)), Laid())
+    compare("together", found["law/value/together"], found["law/value/apart"], 1e-12)

@@ -61,11 +61,9 @@ def test_weights_are_dropped_in_training_alone():
     weights["v"] = np.ones((2, 1, 2))
     weights["out"] = np.array([[[1.0, 0.0], [0.0, 1.0]]])
 
-    def fn(x: ml.Tensor) -> tuple[ml.Tensor, ml.Tensor]:
-        none = PositionTerms()
-        return tuple(
-            layer(x, mask=causal_mask(64), positions=none, train=train) for train in (True, False)
-        )
+    def fn(x: ml.Tensor) -> list[ml.Tensor]:
+        mask, none = causal_mask(64), PositionTerms()
+        return [layer(x, mask=mask, positions=none, train=train) for train in (True, False)]
 
     x = np.ones((4, 64, 2)) / 2
     found = evaluated(fn, weights, x=(x, "batch length d_model"))

@@ -1,5 +1,8 @@
 """Initial values keep the size of what passes through."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 import meshlang as ml
@@ -7,7 +10,7 @@ from models.layers import Attention, Embedding, FeedForward, PositionTerms, matr
 from models.layers.attention import causal_mask
 
 
-def initial_values(fn, **specs: ml.InputSpec) -> ml.Executable:
+def initial_values(fn: Callable[..., Any], **specs: Any) -> ml.Executable:
     executable = ml.lower(ml.plan(ml.trace(fn, **specs)), backend="simulated")
     executable.initialize(0)
     return executable
