@@ -1,6 +1,6 @@
 """The measured model in meshlang, from the same weights as the reference, on any mesh.
 
-    python -m benchmarks.mesh --mesh='data:2 model:4' --compute=float32
+python -m benchmarks.mesh --mesh='data:2 model:4' --compute=float32
 """
 
 import argparse
@@ -17,9 +17,7 @@ from models.transformer import Transformer
 
 LAYOUTS = {
     "": "",
-    "data:2 model:4": (
-        "batch:data group:data heads:model d_ff:model vocab:model experts:model"
-    ),
+    "data:2 model:4": ("batch:data group:data heads:model d_ff:model vocab:model experts:model"),
     "data:8": "batch:data group:data",
 }
 

@@ -47,10 +47,9 @@ def main() -> None:
     for name, layout in LAYOUTS.items():
         train = ml.lower(ml.plan(program, mesh="rows:2 cols:2", layout=layout))
         train.initialize(seed=0)
-        for i in range(STEPS):
-            rows = np.arange(i * BATCH, (i + 1) * BATCH) % len(labels)
-            loss = train(images=images[rows], labels=labels[rows])
-        print(f"{name:<16} loss after {STEPS} steps {loss:.5f}")
+        batches = [np.arange(i * BATCH, (i + 1) * BATCH) % len(labels) for i in range(STEPS)]
+        losses = [train(images=images[rows], labels=labels[rows]) for rows in batches]
+        print(f"{name:<16} loss after {STEPS} steps {losses[-1]:.5f}")
     print()
     print(ml.compare(program, "rows:2 cols:2", LAYOUTS))
 

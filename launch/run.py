@@ -189,5 +189,3 @@ class Run:
     def _next_logits(self, place: ml.Tensor, **batch: ml.Tensor) -> ml.Tensor:
         logits = self.model.logits(batch, train=False)
         return ml.cast(ml.gather(logits, place, dim="length"), "high")
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 import meshlang as ml
@@ -56,7 +58,7 @@ def draw(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) ->
 
 
 def _window(
-    written: list[list[int]], rows: int, length: int, inputs: object
+    written: list[list[int]], rows: int, length: int, inputs: Collection[str]
 ) -> dict[str, np.ndarray]:
     """The last tokens of each sequence, from the left; the place is that of the last one."""
     tokens = np.zeros((rows, length), np.int32)

@@ -120,7 +120,9 @@ class Trainer:
         self._write_json("run.json", {"corpus": corpus.digest, "meshlang": ml.__version__})
         (self.directory / "config.gin").write_text(self._config_text)
         (self.directory / "command.txt").write_text(shlex.join(sys.argv) + "\n")
-        (self.directory / "plan.txt").write_text(self.run_.plan(self._program, *self._others).text())
+        (self.directory / "plan.txt").write_text(
+            self.run_.plan(self._program, *self._others).text()
+        )
 
     def _start_devices(self) -> None:
         """CPUs unless told otherwise; as many as the mesh needs."""
@@ -224,11 +226,18 @@ def _wanted(executable: ml.Executable, arrays: Mapping[str, Any]) -> dict[str, A
 
 def _results_text(results: dict[str, Any], directory: Path) -> str:
     bits = results["bits_per_byte"]
-    rows = [("this model", bits, ""), *((n, b, f"{b - bits:+.2f}") for n, b in results["baselines"].items())]
+    rows = [
+        ("this model", bits, ""),
+        *((n, b, f"{b - bits:+.2f}") for n, b in results["baselines"].items()),
+    ]
     lines = ["", "bits per byte of the held-out topics", ""]
     lines += [f"  {name:<12} {value:6.3f}  {more}".rstrip() for name, value, more in rows]
     for prompt, text in results["samples"]:
-        lines += ["", "-" * 79, f"{prompt}\033[1m{text}\033[0m" if sys.stdout.isatty() else prompt + "|" + text]
+        lines += [
+            "",
+            "-" * 79,
+            f"{prompt}\033[1m{text}\033[0m" if sys.stdout.isatty() else prompt + "|" + text,
+        ]
     spent = duration(results["seconds_in_steps"])
     lines += ["", "-" * 79, f"{results['step']} steps, {spent} in steps; {directory} holds"]
     lines += ["  curves.png  metrics.jsonl  samples.txt  plan.txt  config.gin  checkpoints/"]

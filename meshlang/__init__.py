@@ -1,4 +1,4 @@
-"""meshlang: name the dims of your tensors and the axes of your mesh; one line lays one on the other.
+"""meshlang: name the dims of tensors and the axes of a mesh; one line lays one on the other.
 
 The language, programs and plans import no TensorFlow; `lower`, `start`, `run` and ops outside of a
 trace do, when they are first used.

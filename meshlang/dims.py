@@ -7,6 +7,7 @@ mesh. A *twin* is another name for the layout and the same dim for the reader.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from typing import SupportsIndex, overload
 
 from meshlang.errors import DimError, did_you_mean, message
 from meshlang.notation import dim_words
@@ -120,7 +121,13 @@ class Shape(tuple[Dim, ...]):
         """The dim of this name (or label), or None."""
         return next((d for d in self if name in (d.name, d.label)), None)
 
-    def __getitem__(self, key):  # type: ignore[override]
+    @overload
+    def __getitem__(self, key: str | SupportsIndex) -> Dim: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Dim, ...]: ...
+
+    def __getitem__(self, key: str | SupportsIndex | slice) -> Dim | tuple[Dim, ...]:
         """A dim by its name, or by its place."""
         if not isinstance(key, str):
             return super().__getitem__(key)

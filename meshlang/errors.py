@@ -1,7 +1,7 @@
 """What users are told when something is wrong: what, the operands as a table, the fix.
 
-Every error that a user can cause is a subclass of `MeshlangError`, which is a `ValueError`. Messages
-never contain values of tensors.
+Every error that a user can cause is a subclass of `MeshlangError`, which is a `ValueError`.
+Messages never contain values of tensors.
 """
 
 import difflib

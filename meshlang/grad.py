@@ -195,13 +195,13 @@ def backprop(
     for node in reversed(nodes):
         if node not in live:
             continue
-        gs = [_total(cotangents[y]) if y in cotangents else None for y in node.outputs]
-        if all(g is None for g in gs):
+        if not any(y in cotangents for y in node.outputs):
             continue
-        ys = [_gathered_again(y, again) for y in node.outputs]
-        xs = [_gathered_again(x, again) for x in node.inputs]
         scope_before, current_scopes = _enter(node)
         try:
+            gs = [_total(cotangents[y]) if y in cotangents else None for y in node.outputs]
+            ys = [_gathered_again(y, again) for y in node.outputs]
+            xs = [_gathered_again(x, again) for x in node.inputs]
             back = node.op.vjp(xs, ys, gs)
         finally:
             current_scopes[:] = scope_before

@@ -55,7 +55,9 @@ def dim_words(text: str) -> list[tuple[str, str, int | None]]:
     for word, at in words(text):
         match = _DIM.match(word)
         if match is None:
-            raise fail(text, at, "a dim reads name, name:size, or a twin: name*, name|other, name'.")
+            raise fail(
+                text, at, "a dim reads name, name:size, or a twin: name*, name|other, name'."
+            )
         size = None if match[3] is None else int(match[3])
         if size == 0:
             raise fail(text, at, "a dim has a positive size.")

@@ -6,6 +6,7 @@ outside of a trace run at once, on the values their operands hold.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -70,8 +71,8 @@ class Op:
 
     @property
     def label(self) -> str:
-        """How the op is printed."""
-        return type(self).__name__.lower()
+        """How the op is printed: the class's name, `OneHot` as ``one_hot``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
     def detail(self) -> str:
@@ -83,9 +84,12 @@ class Op:
         raise NotImplementedError
 
     def vjp(
-        self, xs: Sequence[Tensor], ys: Sequence[Tensor], gs: Sequence[Tensor | None]
+        self, xs: Sequence[Tensor], ys: Sequence[Tensor], gs: Sequence[Any]
     ) -> Sequence[Tensor | None]:
-        """Cotangents of the operands, from those of the results. An op without one says why."""
+        """Cotangents of the operands, from those of the results. An op without one says why.
+
+        Of several results some may have no cotangent, None; the only one of an op always has.
+        """
         raise ProgramError(
             message(
                 f"{self.label} has no gradient.",
@@ -108,7 +112,9 @@ class Op:
         """
         return "no"
 
-    def creates_pending(self, axes_of: Callable[[Dim], tuple[str, ...]], xs: Any) -> tuple[str, ...]:
+    def creates_pending(
+        self, axes_of: Callable[[Dim], tuple[str, ...]], xs: Any
+    ) -> tuple[str, ...]:
         """The axes over which the result is a pending sum, given where dims lie."""
         return ()
 

@@ -133,7 +133,9 @@ class Tensor(Operators):
         return value if dtype is None else value.astype(dtype)
 
     def __repr__(self) -> str:
-        return f"Tensor{self.shape} {self.dtype}" + ("" if self.value is None else f"\n{self.value}")
+        return f"Tensor{self.shape} {self.dtype}" + (
+            "" if self.value is None else f"\n{self.value}"
+        )
 
     # -- rearranging, as methods ------------------------------------------------------------------
 

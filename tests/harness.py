@@ -86,7 +86,8 @@ def ties(shape: str, values: int = 3) -> Input:
 
 def given(shape: str, array: Any, dtype: str = "compute") -> Input:
     """This array."""
-    return Input(shape, dtype, lambda rng, sizes: np.reshape(array, sizes))
+    held = np.asarray(array, "float64" if dtype == "compute" else None)
+    return Input(shape, dtype, lambda rng, sizes: held.reshape(sizes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class Case:
             sizes = ml.Shape.parse(wanted.shape).sizes
             self.arrays[name] = wanted.make(random(self.name, name), sizes)
 
-    def run(self, weights: "Weights", **tensors: ml.Tensor) -> dict[str, Any]:
+    def run(self, weights: "Weights", /, **tensors: ml.Tensor) -> dict[str, Any]:
         """In a trace: the results, and the gradients of their weighted sum."""
         before = len(ml.trainable_variables())
         results = self.fn(*tensors.values())
@@ -370,8 +371,10 @@ def named(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested results with their paths."""
     if isinstance(value, dict):
         parts: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, list) or type(value) is tuple:
+    elif type(value) in (list, tuple):
         parts = enumerate(value)
+    elif hasattr(value, "_asdict"):
+        parts = value._asdict().items()
     elif getattr(value, "__parts__", False):
         parts = ((f.name, getattr(value, f.name)) for f in fields(value))
     else:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "models": FOR_MODELS | OURS,
     "launch": STDLIB | NUMERIC | TENSORFLOW | PROGRAMS | OURS | {"launch"},
     "benchmarks": STDLIB | NUMERIC | TENSORFLOW | OURS | {"benchmarks", "launch"},
-    "examples": STDLIB | NUMERIC | OURS | {"sklearn"},
+    "examples": STDLIB | NUMERIC | OURS | {"gin", "sklearn"},
 }
 
 

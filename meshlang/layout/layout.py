@@ -90,7 +90,11 @@ class Tables:
                         )
                 if len(set(axes)) < len(axes):
                     raise LayoutError(
-                        message(f"{what} puts {name!r} twice on one axis.", [(what, table)])
+                        message(
+                            f"{what} puts {name!r} twice on one axis.",
+                            [(what, table)],
+                            "name each axis of a dim once",
+                        )
                     )
 
     def named(self) -> tuple[tuple[str, Layout], ...]:
@@ -105,8 +109,10 @@ class Tables:
 
     def rows(self) -> list[tuple[str, object]]:
         """The tables that are not empty and the mesh, as rows of an error."""
-        tables = [(what, table) for what, table in self.named() if table.table or what == "layout"]
-        return [*tables, ("mesh", self.mesh)]
+        return [
+            *((what, table) for what, table in self.named() if table.table),
+            ("mesh", self.mesh),
+        ]
 
     def axes(self, dim: Dim) -> tuple[str, ...]:
         """The axes that divide a dim: a pure function of its name, its twin, and the tables.

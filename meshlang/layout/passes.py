@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from meshlang.layout.values import Collective, Local, Loop, PlanValue, Step
 from meshlang.ops.state import Assign
@@ -58,39 +59,77 @@ def _pruned(loop: Loop, needed: set[PlanValue]) -> Loop:
 
 
 def bucket(steps: list[Step]) -> list[Step]:
-    """Put small sums over the same axes into one all_reduce, made when its first result is read."""
-    done: list[Step] = []
-    waiting: dict[tuple[tuple[str, ...], str], list[Collective]] = {}
-    held: dict[PlanValue, tuple[tuple[str, ...], str]] = {}
+    """Put small sums over the same axes into one all_reduce.
 
-    def flush(key: tuple[tuple[str, ...], str]) -> None:
-        parts = waiting.pop(key)
-        for part in parts:
-            del held[part.outputs[0]]
-        done.append(_together(parts))
-
+    A small sum waits until another collective or a loop needs what depends on it, its bucket is
+    full, or all is done; local steps that depend on it wait with it.
+    """
+    buckets = _Buckets()
     for step in steps:
         if isinstance(step, Loop):
             step.steps = bucket(step.steps)
-        for value in step.inputs:
-            if value in held:
-                flush(held[value])
-        if _small_sum(step):
-            assert isinstance(step, Collective)
-            key = (step.axes, step.inputs[0].dtype)
-            size = sum(p.payload[1] for p in waiting.get(key, []))
-            if key in waiting and size + step.payload[1] > BUCKET:
-                flush(key)
-            waiting.setdefault(key, []).append(step)
-            held[step.outputs[0]] = key
-        else:
-            done.append(step)
-    for key in list(waiting):
-        flush(key)
-    return done
+        buckets.add(step)
+    return buckets.finish()
 
 
-def _small_sum(step: Step) -> bool:
+Key = tuple[tuple[str, ...], str]
+
+
+class _Buckets:
+    """Sums by axes and dtype, the local steps that wait for them, and what is done."""
+
+    def __init__(self) -> None:
+        self._done: list[Step] = []
+        self._waiting: dict[Key, list[Collective]] = {}
+        self._local: list[Step] = []
+        self._needs: dict[PlanValue, set[Key]] = {}
+
+    def add(self, step: Step) -> None:
+        needed = self._needed(step)
+        if needed and isinstance(step, Local):
+            self._local.append(step)
+            self._needs |= dict.fromkeys(step.outputs, needed)
+            return
+        self._flush(needed)
+        if not _small_sum(step):
+            self._done.append(step)
+            return
+        key = (step.axes, step.inputs[0].dtype)
+        size = sum(part.payload[1] for part in self._waiting.get(key, []))
+        if size + step.payload[1] > BUCKET:
+            self._flush({key})
+        self._waiting.setdefault(key, []).append(step)
+        self._needs[step.outputs[0]] = {key}
+
+    def finish(self) -> list[Step]:
+        self._flush(set(self._waiting))
+        return self._done
+
+    def _needed(self, step: Step) -> set[Key]:
+        return set().union(*(self._needs.get(v, ()) for v in step.inputs))
+
+    def _flush(self, keys: set[Key]) -> None:
+        """Sum these buckets, then do what waited for them alone."""
+        if not keys:
+            return
+        for key in [key for key in self._waiting if key in keys]:
+            parts = self._waiting.pop(key)
+            self._done.append(_together(parts))
+            for part in parts:
+                del self._needs[part.outputs[0]]
+        waited, self._local = self._local, []
+        for step in waited:
+            needed = self._needed(step)
+            if needed:
+                self._local.append(step)
+                self._needs |= dict.fromkeys(step.outputs, needed)
+                continue
+            self._done.append(step)
+            for value in step.outputs:
+                del self._needs[value]
+
+
+def _small_sum(step: Step) -> TypeGuard[Collective]:
     return (
         isinstance(step, Collective)
         and step.kind == "all_reduce"

@@ -12,7 +12,7 @@ from meshlang.layout.cost import Cost, cost_of
 from meshlang.layout.layout import Layout, Tables
 from meshlang.layout.mesh import Mesh
 from meshlang.layout.passes import bucket, drop_unused
-from meshlang.layout.planner import check_divides, emit
+from meshlang.layout.planner import check_declared, emit
 from meshlang.layout.values import Counter, PlanValue, Step
 from meshlang.ops.control import Scan
 from meshlang.program import Node, Program
@@ -105,7 +105,7 @@ def plan(
     builder = Builder(tables, program.precision, counter)
     env, inputs = {}, {}
     for name, tensor in program.inputs.items():
-        check_divides((f"input {name}", tensor.shape), tables)
+        check_declared(f"input {name}", tensor.shape, tables)
         inputs[name] = env[tensor] = counter.value(
             tensor.shape, tensor.dtype, builder.placement(tensor.shape)
         )
@@ -114,7 +114,7 @@ def plan(
     steps = bucket(drop_unused(builder.steps, [env[t] for t in program.outputs]))
     variables = {}
     for name, variable in program.variables.items():
-        check_divides((f"variable {name}", variable.shape), tables)
+        check_declared(f"variable {name}", variable.shape, tables)
         placement = builder.placement(variable.shape)
         variables[name] = counter.value(variable.shape, variable.dtype, placement)
     return Plan(program, tables, steps, inputs, variables, results)

@@ -135,12 +135,13 @@ def plan_loop(
 
 def _check_placements(node: Node, tables: Tables) -> None:
     """Dims divide by their axes, and no two dims of an op lie on one axis."""
-    variable = isinstance(node.op, Stored)
+    if isinstance(node.op, Stored):
+        check_declared(f"variable {node.op.name}", node.outputs[0].shape, tables)
+        return
     try:
         for y in node.outputs:
-            row = (f"variable {node.op.name}" if variable else node.op.label, y.shape)
-            check_divides(row, tables)
-            _check_one_axis([row], tables, variable)
+            _check_divides((node.op.label, y.shape), tables)
+            _check_one_axis([(node.op.label, y.shape)], tables)
         if not isinstance(node.op, _MOVES):
             rows = [(f"operand {i}", x.shape) for i, x in enumerate(node.inputs)]
             _check_one_axis([*rows, *(("result", y.shape) for y in node.outputs)], tables)
@@ -148,7 +149,13 @@ def _check_placements(node: Node, tables: Tables) -> None:
         raise _located(error, node) from None
 
 
-def check_divides(row: tuple[str, Shape], tables: Tables) -> None:
+def check_declared(what: str, shape: Shape, tables: Tables) -> None:
+    """The same for an input or a variable, which can be declared otherwise."""
+    _check_divides((what, shape), tables)
+    _check_one_axis([(what, shape)], tables, declared=True)
+
+
+def _check_divides(row: tuple[str, Shape], tables: Tables) -> None:
     """Each dim of a tensor, named for an error, divides by its axes into equal blocks."""
     for dim in row[1]:
         axes = tables.axes(dim)
@@ -165,26 +172,25 @@ def check_divides(row: tuple[str, Shape], tables: Tables) -> None:
 
 
 def _check_one_axis(
-    tensors: Sequence[tuple[str, Shape]], tables: Tables, variable: bool = False
+    tensors: Sequence[tuple[str, Shape]], tables: Tables, declared: bool = False
 ) -> None:
     """Axes of size 1 count: a program is legal on all meshes of these axes, or on none."""
     on: dict[str, Dim] = {}
-    for _, shape in tensors:
-        for dim in shape:
-            for axis in tables.named_axes(dim):
-                other = on.setdefault(axis, dim)
-                if other.name != dim.name:
-                    what = "one tensor" if len(tensors) == 1 else "one op"
-                    declare = f"declare one of them whole: '{dim.name}*:{dim.size}'"
-                    hold = f"hold one of them whole here: ml.whole(x, {dim.name!r})"
-                    raise LayoutError(
-                        message(
-                            f"dims {other.label!r} and {dim.label!r} of {what} are both laid out "
-                            f"on axis {axis!r}.",
-                            [*tensors, *tables.rows()],
-                            declare if variable else hold,
-                        )
-                    )
+    for dim in (dim for _, shape in tensors for dim in shape):
+        for axis in tables.named_axes(dim):
+            other = on.setdefault(axis, dim)
+            if other.name == dim.name:
+                continue
+            what = "one tensor" if len(tensors) == 1 else "one op"
+            hold = f"hold one of them whole here: ml.whole(x, {dim.name!r})"
+            raise LayoutError(
+                message(
+                    f"dims {other.label!r} and {dim.label!r} of {what} are both laid out "
+                    f"on axis {axis!r}.",
+                    [*tensors, *tables.rows()],
+                    f"declare one of them whole: '{dim.name}*:{dim.size}'" if declared else hold,
+                )
+            )
 
 
 def _located(error: MeshlangError, node: Node) -> MeshlangError:

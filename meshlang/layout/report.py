@@ -37,20 +37,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) 
 def amount(count: float, unit: str = "") -> str:
     """A number of FLOPs, bytes or elements with a decimal prefix.
 
-    >>> amount(0), amount(999), amount(12_345, "B"), amount(3_145_728, "B")
-    ('0', '999', '12.3 kB', '3.15 MB')
+    >>> amount(0), amount(999), amount(12_345, "B"), amount(2_100_000, "B"), amount(1.5, "B")
+    ('0', '999', '12.3 kB', '2.10 MB', '1.50 B')
     """
-    if not count:
-        return "0"
     for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= 0.9995 * scale:
             return f"{_three(count / scale)} {prefix}{unit}"
-    return f"{_three(count)} {unit}".rstrip()
+    number = f"{count:.0f}" if count == int(count) else _three(count)
+    return f"{number} {unit}".rstrip() if count else "0"
 
 
 def _three(number: float) -> str:
-    """Three digits, without the zeros behind the point of a whole number."""
-    return f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
+    """Three digits."""
+    digits = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{digits}f}"
 
 
 # -- the summary ----------------------------------------------------------------------------------
@@ -86,9 +86,10 @@ def _by_scope(plan: Plan) -> str:
         row(sent.step.scope)[2] += sent.trips if sent.first else 0
         row(sent.step.scope)[3] += sent.wire_bytes
     rows = {scope: row for scope, row in rows.items() if any(row)}
-    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    if not rows:
+        return "no contractions"
     if len(rows) > 1:
-        rows["all"] = total
+        rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
     head = ("scope", "FLOPs", "duplicated", "collectives", "sent")
     return table(head, ((scope, *_cells(row)) for scope, row in rows.items()))
 
@@ -170,7 +171,9 @@ def hosts_table(plan: Plan, hosts: int) -> str:
     inside = sum(part.inside_bytes for part in split.values())
     outside = sum(part.between_bytes for part in split.values())
     rows.append(("all", amount(inside, "B"), amount(outside, "B")))
-    head = f"On {hosts} machines of {local} processors, each processor sends in one call:"
+    machines = "1 machine" if hosts == 1 else f"{hosts} machines"
+    processors = "1 processor" if local == 1 else f"{local} processors"
+    head = f"On {machines} of {processors}, each processor sends in one call:"
     foot = f"A machine sends {amount(local * outside, 'B')} to others in one call."
     return "\n\n".join([head, table(("collective", "inside", "between"), rows), foot])
 
@@ -187,6 +190,8 @@ def compare(
     slots: str = "",
 ) -> str:
     """One row for each layout: FLOPs, duplicated FLOPs, bytes sent per axis, memory.
+
+    What is sent over several axes at once counts for each of them.
 
     Args:
         program: from `meshlang.trace`.
@@ -205,10 +210,10 @@ def compare(
         >>> import meshlang as ml
         >>> program = ml.trace(lambda x: ml.sum(x * x), x=ml.spec("batch:8 d:4"))
         >>> print(ml.compare(program, "data:4", {"whole": "", "divided": "batch:data"}))
-        layout   FLOPs  duplicated  sent over data  variables  activations
-        -------  -----  ----------  --------------  ---------  -----------
-        whole        0           0               0          0        256 B
-        divided      0           0             6 B          0         64 B
+        layout   FLOPs  duplicated  sent  variables  activations
+        -------  -----  ----------  ----  ---------  -----------
+        whole        0           0     0          0        260 B
+        divided      0           0   6 B          0         68 B
     """
     from meshlang.layout.plan import plan
 
@@ -216,8 +221,9 @@ def compare(
     rows = []
     for name, layout in layouts.items():
         cost = plan(program, mesh, layout, params=params, slots=slots).cost
-        sent = [amount(cost.over(axis).wire_bytes, "B") for axis in mesh.names]
+        traffic = [cost.all, *(cost.over(axis) for axis in mesh.names if len(mesh.names) > 1)]
+        sent = [amount(t.wire_bytes, "B") for t in traffic]
         memory = (amount(cost.variable_bytes, "B"), amount(cost.peak_bytes, "B"))
         rows.append((name, amount(cost.flops), amount(cost.duplicated_flops), *sent, *memory))
-    axes = (f"sent over {axis}" for axis in mesh.names)
-    return table(("layout", "FLOPs", "duplicated", *axes, "variables", "activations"), rows)
+    axes = [f"over {axis}" for axis in mesh.names if len(mesh.names) > 1]
+    return table(("layout", "FLOPs", "duplicated", "sent", *axes, "variables", "activations"), rows)

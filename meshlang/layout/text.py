@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from meshlang.layout.values import Collective, Local, Loop, Step
+from meshlang.layout.values import Collective, Local, Loop, Reshape, Step
 from meshlang.printer import Listing, called, typed, types
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def _write(listing: Listing, steps: Sequence[Step]) -> None:
 
 def _what(step: Local | Collective, operands: str) -> str:
     if isinstance(step, Local):
-        return called(step.op, operands)
+        renamed = isinstance(step.op, Reshape) and step.inputs[0].block == step.outputs[0].block
+        return f"rename({operands})" if renamed else called(step.op, operands)
     reduce = f" {step.reduce}" if step.kind == "all_reduce" and step.reduce != "sum" else ""
     elements, size = step.payload
     axes = "+".join(step.axes)

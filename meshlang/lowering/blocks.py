@@ -44,9 +44,7 @@ def first_holder(value: PlanValue, mesh: Mesh, processor: int) -> bool:
     return holder(value, mesh, processor) == processor
 
 
-def spread(
-    value: PlanValue, mesh: Mesh, blocks: Mapping[int, np.ndarray]
-) -> list[np.ndarray]:
+def spread(value: PlanValue, mesh: Mesh, blocks: Mapping[int, np.ndarray]) -> list[np.ndarray]:
     """The block of each processor, from those of the first holders."""
     return [blocks[holder(value, mesh, p)] for p in range(mesh.size)]
 

@@ -324,8 +324,11 @@ def run(
 
     Args:
         fn: takes a tensor for each array and returns tensors, nested as it likes.
-        mesh, layout, params, slots: see `meshlang.plan`.
+        mesh: see `meshlang.plan`; so for `layout`, `params` and `slots`.
+        layout: which dim lies along which axes.
         seed: of initial values and random ops.
+        params: axes over which variables are kept divided besides.
+        slots: axes over which gradients and slots are divided besides.
         precision: see `meshlang.trace`.
         backend: see `lower`.
         **arrays: tensors with values, from `meshlang.constant`.

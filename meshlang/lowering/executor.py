@@ -150,11 +150,13 @@ class Executor:
     # -- loops --------------------------------------------------------------------------------
 
     def _loop(self, loop: Loop, env: Env) -> None:
-        """A while loop: carries, a list for each stack, running sums; stacks are cut by the trip."""
+        """A while loop of carries, a list for each stack, and running sums."""
         n, m = len(loop.carry), len(loop.carry) + len(loop.ys)
         count = loop.trips
         stacks = [env[v] for v in loop.inputs[n : n + len(loop.xs)]]
-        fixed = dict(zip(loop.fixed, (env[v] for v in loop.inputs[n + len(loop.xs) :]), strict=True))
+        fixed = dict(
+            zip(loop.fixed, (env[v] for v in loop.inputs[n + len(loop.xs) :]), strict=True)
+        )
         lead = self._lead()
         lists = [_new_list(v, count, lead, self.backend.mesh.size) for v in loop.ys]
         sums = [self._zeros(v) for v in loop.sums]

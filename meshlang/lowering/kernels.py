@@ -295,7 +295,9 @@ def _stack(op: StackUp, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
 
 
 @kernel(Constant)
-def _constant(op: Constant, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _constant(
+    op: Constant, here: Here, step: Local, blocks: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
     made = step.outputs[0]
     whole = tf.constant(op.array, dtype=op.dtype)
     return [_sliced(whole, [here.offset(made, i) for i in range(len(made.block))], made.block)]

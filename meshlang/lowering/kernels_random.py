@@ -1,7 +1,7 @@
 """Random numbers by global position: Philox with the counter at the element's index.
 
-A block is drawn with the dims outside of its innermost divided dim, from where it begins; what other
-processors hold of that is drawn and thrown away. So bits are the same under every layout.
+A block that is one run of the global indices is drawn alone; otherwise divided dims are drawn whole
+and cut. So bits are the same under every layout.
 Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 

@@ -40,9 +40,12 @@ def to_reduce(x: tf.Tensor, kind: Kind) -> tuple[tf.Tensor, Back]:
     """`x` in a dtype in which the runtime reduces it, and the way back.
 
     The runtime has no maximum of float32, and its maximum of float64 may lose a NaN: both go as
-    integers in the same order and of the same width.
+    integers in the same order and of the same width. Short integers go as long ones, and wrap
+    around on the way back as a sum of them would.
     """
     dtype = x.dtype
+    if dtype in (tf.int8, tf.int16, tf.uint8, tf.uint16, tf.uint32):
+        return tf.cast(x, tf.int64), lambda y: tf.cast(y, dtype)
     if kind == "sum":
         if dtype in (tf.float16, tf.bfloat16):
             return tf.cast(x, tf.float32), lambda y: tf.cast(y, dtype)

@@ -10,11 +10,11 @@ from meshlang.ops.create import (
     random_bernoulli,
     random_normal,
     random_uniform,
-    range,  # noqa: A004
+    range,
     zeros,
 )
 from meshlang.ops.elementwise import (
-    abs,  # noqa: A004
+    abs,
     add,
     add_n,
     cast,
@@ -46,10 +46,10 @@ from meshlang.ops.elementwise import (
     multiply,
     negative,
     not_equal,
-    pow,  # noqa: A004
+    pow,
     reciprocal,
     relu,
-    round,  # noqa: A004
+    round,
     rsqrt,
     sigmoid,
     sign,
@@ -67,21 +67,21 @@ from meshlang.ops.index import gather, gather_at, one_hot, scatter_add, scatter_
 from meshlang.ops.order import TopK, cumsum, top_k
 from meshlang.ops.rearrange import arrange, expand, merge, regroup, rename, split
 from meshlang.ops.reduce import (
-    all,  # noqa: A004
-    any,  # noqa: A004
+    all,
+    any,
     argmax,
     log_softmax,
     logsumexp,
-    max,  # noqa: A004
+    max,
     mean,
-    min,  # noqa: A004
+    min,
     softmax,
-    sum,  # noqa: A004
+    sum,
 )
 from meshlang.ops.runs import (
     concat,
     pad,
-    slice,  # noqa: A004
+    slice,
 )
 from meshlang.ops.twins import divided, exchange, whole
 

@@ -74,7 +74,7 @@ class Scan(Op):
         return b.loop(self, xs, outs)
 
     def vjp(self, xs, ys, gs):
-        return _scan_vjp(self.body, xs, ys, gs)
+        return _scan_vjp(self.body, list(xs), list(ys), list(gs))
 
 
 @dataclass(eq=False)

@@ -5,14 +5,18 @@ An index outside of its dim reads zeros and writes nothing, on every layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meshlang.dims import Dim, Shape, check_twins
+from meshlang.dtypes import check_kind
 from meshlang.errors import DimError, DtypeError, message
 from meshlang.program import FLOATS, Op, Spec, apply, as_tensor, dtype_name
 from meshlang.tensor import Tensor
+
+#: what cannot be summed over processors, and in which dtype it is
+_SUMMED_AS = {"bool": "int32", "uint8": "int32", "uint32": "int64"}
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,13 @@ class Gather(Op):
 
     def creates_pending(self, axes_of, xs):
         """Each processor reads the rows that it holds: of the parts of a sum one is not zero."""
+        return () if xs[0].dtype in _SUMMED_AS else self._axes(axes_of)
+
+    def _axes(self, axes_of):
         return tuple(a for d in (*self.dims, *self.summed) for a in axes_of(d))
 
     def plan(self, b, xs, outs):
-        return b.local(self, xs, outs, pending=self.creates_pending(b.axes, xs))
+        return _summed_rows(b, self, xs, outs, self._axes(b.axes))
 
     def vjp(self, xs, ys, gs):
         none = (None,) * len(self.dims)
@@ -78,6 +85,7 @@ class ScatterAdd(Op):
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         values, index = xs[0], xs[1]
+        check_kind("scatter_add", values, "numbers")
         _check_index("scatter_add", self.dims, xs[1:])
         check_twins("scatter_add", [values.shape, index.shape, self.shape])
         return (Spec(self.shape, values.dtype),)
@@ -87,10 +95,13 @@ class ScatterAdd(Op):
 
     def creates_pending(self, axes_of, xs):
         """Rows of all processors are added: what is summed over is the index's own dims."""
+        return () if xs[0].dtype in _SUMMED_AS else self._axes(axes_of, xs)
+
+    def _axes(self, axes_of, xs):
         return tuple(a for d in xs[1].shape if d not in self.shape for a in axes_of(d))
 
     def plan(self, b, xs, outs):
-        return b.local(self, xs, outs, pending=self.creates_pending(b.axes, xs))
+        return _summed_rows(b, self, xs, outs, self._axes(b.axes, xs))
 
     def vjp(self, xs, ys, gs):
         from meshlang.ops.rearrange import arrange
@@ -98,6 +109,17 @@ class ScatterAdd(Op):
         lacking = tuple(d for d in xs[1].shape if d not in xs[0].shape)
         g = apply(Gather(self.dims, lacking, self.unique), gs[0], *xs[1:])[0]
         return (arrange(g, xs[0].shape), *(None for _ in self.dims))
+
+
+def _summed_rows(
+    b: Any, op: Op, xs: Sequence[Any], outs: Sequence[Spec], axes: tuple[str, ...]
+) -> Sequence[Any]:
+    """A sum over axes: pending, or paid at once in a dtype in which it can be."""
+    made = b.local(op, xs, outs, pending=axes)
+    dtype = outs[0].dtype
+    if not axes or dtype not in _SUMMED_AS:
+        return made
+    return [b.cast(b.pay(b.cast(made[0], _SUMMED_AS[dtype])), dtype)]
 
 
 def _detail(dims: str, summed: tuple[Dim, ...], unique: bool) -> str:
@@ -141,14 +163,18 @@ def _check_index(op: str, dims: tuple[Dim, ...], index: tuple[Tensor, ...]) -> N
 
 
 def gather(table: Any, index: Any, *, dim: str) -> Tensor:
-    """Look rows up along a dim, or (with a mapping of dims to indices) along several.
+    """Look rows up along a dim.
+
+    Over a divided dim each processor reads the rows it holds, and a sum is pending.
 
     Dims:
         table    [batch... dim rest...]
         index    [batch... query...], int32; outside of [0, size) it reads zeros
         returns  [batch... query... rest...]; dims shared by both are batch dims
 
-    Over a divided dim each processor reads the rows it holds, and a sum is pending.
+    Raises:
+        DimError: the table lacks the dim, or the index has it.
+        DtypeError: the index is not int32.
 
     Example:
         >>> import meshlang as ml
@@ -180,6 +206,10 @@ def gather_at(
         index    [batch... query...] each
         returns  [batch... query... rest...] without `summed`
 
+    Raises:
+        DimError: the table lacks a dim, an index has it, or the indices differ in shape.
+        DtypeError: an index is not int32.
+
     Example:
         >>> import meshlang as ml
         >>> slots = ml.constant([[1.0, 2.0], [3.0, 4.0]], "slot d")
@@ -190,7 +220,7 @@ def gather_at(
     """
     table = as_tensor(table)
     dims = tuple(table.shape[name] for name in index)
-    indices = [as_tensor(i) for i in index.values()]
+    indices = _indices("gather", index)
     op = Gather(dims, indices[0].shape.pick(summed), unique)
     return apply(op, table, *indices)[0]
 
@@ -203,6 +233,10 @@ def scatter_add(values: Any, index: Any, *, into: str | Dim, batch: str = "") ->
         index    [batch... query...], int32; outside of [0, size) it writes nothing
         into     the new dim with its size, ``"vocab:256"``
         returns  [batch... into rest...]; query dims are summed over
+
+    Raises:
+        DimError: the index or the values have the new dim already, or the index lacks a batch dim.
+        DtypeError: the index is not int32, or the values are bools.
 
     Example:
         >>> import meshlang as ml
@@ -237,7 +271,9 @@ def scatter_add_at(
         returns  [batch... new dims... rest...], or `order`; query dims are summed over
 
     Raises:
-        DimError: `order` does not name the dims of the result, or an index has a new dim.
+        DimError: `order` does not name the dims of the result, an index or the values have a new
+            dim already, or the indices differ in shape.
+        DtypeError: an index is not int32, or the values are bools.
 
     Example:
         >>> import meshlang as ml
@@ -248,17 +284,23 @@ def scatter_add_at(
     """
     values = as_tensor(values)
     dims = tuple(d for new in index for d in (Shape.parse(new) if isinstance(new, str) else (new,)))
-    indices = [as_tensor(i) for i in index.values()]
+    indices = _indices("scatter_add", index)
     asked = indices[0].shape
     rest = [d for d in values.shape if d not in asked]
     shape = Shape((*asked.pick(batch), *dims, *rest))
     if order is not None:
         if set(shape.pick(order)) != set(shape):
-            raise DimError(
-                message("scatter_add: order names all dims.", [("dims", shape), ("order", order)])
-            )
+            rows = [("dims", shape), ("order", order)]
+            fix = f"order={' '.join(shape.names)!r}"
+            raise DimError(message("scatter_add: order names all dims.", rows, fix))
         shape = Shape(shape.pick(order))
     return apply(ScatterAdd(dims, shape, unique), values, *indices)[0]
+
+
+def _indices(op: str, index: Mapping[Any, Any]) -> list[Tensor]:
+    if not index:
+        raise DimError(message(f"{op}: there is no index.", fix="{'dim': index, ...}"))
+    return [as_tensor(i) for i in index.values()]
 
 
 def one_hot(index: Any, dim: str | Dim, dtype: str = "compute") -> Tensor:
@@ -268,6 +310,17 @@ def one_hot(index: Any, dim: str | Dim, dtype: str = "compute") -> Tensor:
         index    [dims...], int32
         dim      the new dim with its size
         returns  [dims... dim]
+
+    Raises:
+        DimError: the index has the dim already.
+        DtypeError: the index is not int32.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.one_hot(ml.constant([2, 7, 0], "n"), "vocab:3").numpy()
+        array([[0., 0., 1.],
+               [0., 0., 0.],
+               [1., 0., 0.]], dtype=float32)
     """
     (new,) = Shape.parse(dim if isinstance(dim, str) else (dim,))
     return apply(OneHot(new, dtype_name(dtype)), as_tensor(index))[0]

@@ -21,6 +21,10 @@ class CumSum(Op):
     reverse: bool
 
     @property
+    def label(self) -> str:
+        return "cumsum"
+
+    @property
     def detail(self) -> str:
         words = [self.dim.label, *(w for w in ("exclusive", "reverse") if getattr(self, w))]
         return " ".join(words)

@@ -73,6 +73,10 @@ class LogSumExp(Op):
     dim: Dim
 
     @property
+    def label(self) -> str:
+        return "logsumexp"
+
+    @property
     def detail(self) -> str:
         return self.dim.label
 
@@ -159,6 +163,10 @@ class ArgMax(Op):
     """The index of the largest value over one dim; the first of equal ones."""
 
     dim: Dim
+
+    @property
+    def label(self) -> str:
+        return "argmax"
 
     @property
     def detail(self) -> str:

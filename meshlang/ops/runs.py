@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshlang.dims import Dim, check_twins
-from meshlang.errors import DimError, DtypeError, message
+from meshlang.dtypes import check_same
+from meshlang.errors import DimError, message
 from meshlang.ops.rearrange import arrange
 from meshlang.program import Op, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
@@ -125,18 +126,15 @@ def _with_size(dim: Dim, size: int) -> Dim:
 
 def _check_alike(dim: str, xs: Sequence[Tensor]) -> None:
     """All operands of a concat have one dtype, and apart from `dim` one set of dims."""
-    rows = [(f"operand {i}", f"{x.shape} {x.dtype}") for i, x in enumerate(xs)]
+    labels = [f"operand {i}" for i in range(len(xs))]
+    check_same("concat", labels, xs)
     first = {d for d in xs[0].shape if d.name != dim}
     for x in xs:
-        if x.dtype != xs[0].dtype:
-            raise DtypeError(
-                message("concat: the operands have two dtypes.", rows, "ml.cast one of them")
-            )
         if {d for d in x.shape if d.name != dim} != first:
             raise DimError(
                 message(
                     f"concat: apart from {dim!r} all must have the same dims.",
-                    rows,
+                    zip(labels, (x.shape for x in xs), strict=True),
                     "x.expand, or ml.sum over, what only some of them have",
                 )
             )

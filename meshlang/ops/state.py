@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshlang.dims import Dim, Shape, kept, ordinary
+from meshlang.errors import ProgramError, message
 from meshlang.program import Op, Spec, apply
 from meshlang.tensor import Tensor
 
@@ -100,6 +101,16 @@ class Assign(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         return (Spec(xs[0].shape, xs[0].dtype),)
 
+    def vjp(self, xs, ys, gs):
+        raise ProgramError(
+            message(
+                f"gradients: variable {self.name!r} was assigned on the way, and an assign has no "
+                "gradient.",
+                [("old", xs[0].shape), ("new", xs[1].shape)],
+                "ml.gradients before ml.assign, or ml.stop_gradient(ml.variable(...)) after it",
+            )
+        )
+
     def plan(self, b, xs, outs):
         value = b.move(b.arrange(xs[1], outs[0].shape), outs[0].shape)
         return b.local(self, [xs[0], value, *xs[2:]], outs)
@@ -120,7 +131,10 @@ class Unstack(Op):
         from meshlang.ops.create import zeros
 
         dim = xs[0].shape[self.dim]
-        gs = [zeros(_update(y.shape), y.dtype) if g is None else g for g, y in zip(gs, ys, strict=True)]
+        gs = [
+            zeros(_update(y.shape), y.dtype) if g is None else g
+            for g, y in zip(gs, ys, strict=True)
+        ]
         return (apply(StackUp(_dim_like(dim, gs[0].shape)), *gs)[0],)
 
     def plan(self, b, xs, outs):

@@ -62,16 +62,16 @@ def check_at_least(owner: str, least: float, **values: float) -> None:
     """Refuse numbers below `least`."""
     for name, value in values.items():
         if value < least:
-            raise MeshlangError(message(f"{owner}: {name} is {value}, and must be {least} or more."))
+            raise MeshlangError(
+                message(f"{owner}: {name} is {value}, and must be {least} or more.")
+            )
 
 
 def check_fraction(owner: str, **values: float) -> None:
     """Refuse numbers outside of [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
-            raise MeshlangError(
-                message(f"{owner}: {name} is {value}, and must lie in [0, 1).")
-            )
+            raise MeshlangError(message(f"{owner}: {name} is {value}, and must lie in [0, 1)."))
 
 
 @dataclass(frozen=True, kw_only=True)

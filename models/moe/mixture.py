@@ -40,7 +40,9 @@ class MixtureOfExperts:
     Variables: ``router`` [d_model experts*]; ``in`` and, gated, ``gate``
     [experts d_model d_expert]; ``out`` [experts d_expert d_model]. No biases.
 
-    A layout may put `experts` and `group` on one axis: tokens then travel by two all_to_alls.
+    A layout may put `experts` and `group` on one axis: tokens then travel by two all_to_alls. Where
+    one of them lies along a further axis too, let the shared axis be its last, as in
+    ``group:model+data experts:data``; otherwise tokens travel twice.
 
     Attributes:
         experts: how many.

@@ -243,7 +243,6 @@ def test_a_dim_of_a_variable_that_does_not_divide():
         refused(fn, "data:4", "", params="d_ff:data", x=BATCH)
         == """dim "d_ff'" of size 6 does not divide by the 4 processors along data.
   variable w  [d_model':8 d_ff':6]
-  layout      
   params      d_ff:data
   mesh        data:4
   fix: make it a multiple of 4, or lay 'd_ff' along fewer processors"""
@@ -257,24 +256,38 @@ def test_two_dims_of_one_tensor_on_one_axis():
   input x  [batch:6 d_model:8]
   layout   batch:data d_model:data
   mesh     data:2
-  fix: give one of them another name here"""
+  fix: declare one of them whole: 'd_model*:8'"""
+    )
+
+
+def test_two_dims_of_one_result_on_one_axis():
+    def fn(x, w):
+        return ml.einsum(x, w, reduce="k")
+
+    specs = {"x": ml.spec("batch:6 k:4"), "w": ml.spec("k:4 d_model:8")}
+    assert (
+        refused(fn, "data:2", "batch:data d_model:data", **specs)
+        == """dims 'batch' and 'd_model' of one tensor are both laid out on axis 'data'.
+  einsum  [batch:6 d_model:8]
+  layout  batch:data d_model:data
+  mesh    data:2
+  fix: hold one of them whole here: ml.whole(x, 'd_model')"""
     )
 
 
 def test_two_dims_of_one_op_on_one_axis():
-    def fn(x, w):
-        with ml.scope("mlp"):
-            return ml.einsum(x, w, reduce="d_model")
+    def fn(table, tokens):
+        with ml.scope("embedding"):
+            return ml.gather(table, tokens, dim="vocab")
 
+    specs = {"table": ml.spec("vocab:32 d_model:8"), "tokens": ml.spec("batch:6", "int32")}
     assert (
-        refused(
-            fn, "data:2", "batch:data d_model:data", x=ml.spec("batch:6"), w=ml.spec("d_model:8")
-        )
-        == """mlp/einsum: dims 'd_model' and 'batch' of one op are both laid out on axis 'data'.
-  operand 0  [d_model:8]
+        refused(fn, "data:2", "batch:data vocab:data", **specs)
+        == """embedding/gather: dims 'vocab' and 'batch' of one op are both laid out on axis 'data'.
+  operand 0  [vocab:32 d_model:8]
   operand 1  [batch:6]
-  result     [batch:6]
-  layout     batch:data d_model:data
+  result     [batch:6 d_model:8]
+  layout     batch:data vocab:data
   mesh       data:2
   fix: hold one of them whole here: ml.whole(x, 'batch')"""
     )

@@ -51,7 +51,16 @@ def _prime(number: int) -> bool:
 def test_what_cannot_travel_says_so():
     with pytest.raises(TypeError, match="blocks of complex64 do not travel"):
         to_move(tf.zeros([1], tf.complex64))
-    with pytest.raises(TypeError, match="there is no sum of uint8"):
-        to_reduce(tf.zeros([1], tf.uint8), "sum")
-    with pytest.raises(TypeError, match="there is no max of uint32"):
-        to_reduce(tf.zeros([1], tf.uint32), "max")
+    with pytest.raises(TypeError, match="there is no sum of bool"):
+        to_reduce(tf.zeros([1], tf.bool), "sum")
+    with pytest.raises(TypeError, match="there is no max of complex64"):
+        to_reduce(tf.zeros([1], tf.complex64), "max")
+
+
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.uint32])
+def test_short_integers_travel_as_long_ones_and_wrap_around(dtype):
+    sent, back = to_reduce(tf.constant([dtype.max], dtype), "sum")
+    assert sent.dtype == tf.int64
+    assert back(sent + sent).numpy().tolist() == [dtype.max - 1]
+    sent, back = to_reduce(tf.constant([dtype.max], dtype), "max")
+    assert back(sent).numpy().tolist() == [dtype.max]

@@ -153,8 +153,8 @@ ERRORS = [
         lambda x, y: ml.concat([x, y], "n"),
         """\
 concat: apart from 'n' all must have the same dims.
-  operand 0  [n:8 d:16] float64
-  operand 1  [n:8 e:16] float64
+  operand 0  [n:8 d:16]
+  operand 1  [n:8 e:16]
   fix: x.expand, or ml.sum over, what only some of them have""",
     ),
     (
@@ -212,8 +212,8 @@ def test_operands_have_one_dtype():
     assert (
         trace_error(ml.DtypeError, lambda x, y: ml.concat([x, y], "n"), x="n:8", y=ints("n:8", 9))
         == """\
-concat: the operands have two dtypes.
+concat: the operands have several dtypes.
   operand 0  [n:8] float64
   operand 1  [n:8] int32
-  fix: ml.cast one of them"""
+  fix: ml.cast them to one, e.g. ml.cast(x, 'float64')"""
     )
