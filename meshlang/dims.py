@@ -48,6 +48,13 @@ class Dim:
     size: int
     twin: Twin | None = None
 
+    def __post_init__(self) -> None:
+        """Sizes are positive."""
+        if self.size < 1:
+            raise DimError(
+                message(f"dim {self.name!r} has size {self.size}, which is not positive.")
+            )
+
     @property
     def label(self) -> str:
         """The name with the mark of its twin: ``experts*``, ``experts|group``, ``d_model'``."""

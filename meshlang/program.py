@@ -340,8 +340,9 @@ def dtype_name(name: str, program: Program | None = None) -> str:
         return getattr(policy, name)
     if name not in DTYPES:
         known = ("stored", "compute", "high", *DTYPES)
+        listed = ", ".join(known)
         raise DtypeError(
-            message(f"no dtype {name!r}.", fix=did_you_mean(name, known, f"one of {known}"))
+            message(f"no dtype {name!r}.", fix=did_you_mean(name, known, f"one of {listed}"))
         )
     return name
 

@@ -136,6 +136,7 @@ class Transfer:
 
     Attributes:
         step: the collective.
+        scope: of the op that this value is moved for.
         first: whether it is the first value of the collective.
         trips: how often it runs in one call.
         elements, bytes: the payload of one run, on one processor.
@@ -143,6 +144,7 @@ class Transfer:
     """
 
     step: Collective
+    scope: str
     first: bool
     trips: int
     elements: int
@@ -171,8 +173,9 @@ def transfers(plan: Plan) -> Iterator[Transfer]:
         if isinstance(step, Collective):
             group = plan.mesh.ways(step.axes)
             counted = step.outputs if step.kind == "all_gather" else step.inputs
-            for i, value in enumerate(counted):
-                yield Transfer(step, i == 0, trips, value.elements, value.bytes, group)
+            scopes = step.scopes or (step.scope,)
+            for i, (value, scope) in enumerate(zip(counted, scopes, strict=True)):
+                yield Transfer(step, scope, i == 0, trips, value.elements, value.bytes, group)
 
 
 # -- memory ---------------------------------------------------------------------------------------

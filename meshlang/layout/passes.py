@@ -147,4 +147,5 @@ def _together(parts: list[Collective]) -> Collective:
         tuple(p.inputs[0] for p in parts),
         tuple(p.outputs[0] for p in parts),
         scope=parts[-1].scope,
+        scopes=tuple(p.scope for p in parts),
     )

@@ -83,20 +83,20 @@ def _by_scope(plan: Plan) -> str:
             row(step.scope)[0] += trips * flops
             row(step.scope)[1] += trips * (flops - whole / plan.mesh.size)
     for sent in transfers(plan):
-        row(sent.step.scope)[2] += sent.trips if sent.first else 0
-        row(sent.step.scope)[3] += sent.wire_bytes
+        row(sent.scope)[2] += sent.trips
+        row(sent.scope)[3] += sent.wire_bytes
     rows = {scope: row for scope, row in rows.items() if any(row)}
     if not rows:
         return "no contractions"
     if len(rows) > 1:
         rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
-    head = ("scope", "FLOPs", "duplicated", "collectives", "sent")
+    head = ("scope", "FLOPs", "duplicated", "values moved", "sent")
     return table(head, ((scope, *_cells(row)) for scope, row in rows.items()))
 
 
 def _cells(row: Sequence[float]) -> tuple[str, ...]:
-    flops, duplicated, collectives, sent = row
-    return amount(flops), amount(duplicated), f"{collectives:.0f}", amount(sent, "B")
+    flops, duplicated, values, sent = row
+    return amount(flops), amount(duplicated), f"{values:.0f}", amount(sent, "B")
 
 
 def traffic_table(cost: Cost) -> str:
@@ -136,7 +136,7 @@ def _gathered(plan: Plan) -> list[str]:
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     for sent in transfers(plan):
         if sent.step.why:
-            what = (sent.step.scope or TOP, str(sent.step.inputs[0]))
+            what = (sent.scope or TOP, str(sent.step.inputs[0]))
             entry = found.setdefault(sent.step.why, {}).setdefault(what, [0, 0])
             entry[0] += sent.trips
             entry[1] += sent.wire_bytes

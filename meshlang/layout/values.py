@@ -90,6 +90,7 @@ class Collective:
         dim: the position gathered, scattered, or cut by an all_to_all.
         into: the position where an all_to_all joins.
         sources: for a permute, from which member each member of the group receives.
+        scopes: of a bucket, the scope of each of its sums.
         why: of an all_gather that leaves a dim whole, the cause, in words.
     """
 
@@ -102,6 +103,7 @@ class Collective:
     into: int = 0
     sources: tuple[int, ...] = ()
     scope: str = ""
+    scopes: tuple[str, ...] = ()
     why: str = ""
 
     @property

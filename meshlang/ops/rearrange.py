@@ -128,7 +128,7 @@ def rename(x: Any, **names: str) -> Tensor:
     for old, text in names.items():
         dim = x.shape[old]
         new = _successors((dim,), text)
-        if [d.size for d in new] != [dim.size]:
+        if [size for _, size, _ in new] != [dim.size]:
             raise DimError(
                 message(
                     f"rename: {dim!r} cannot become {text!r}.",
@@ -136,7 +136,8 @@ def rename(x: Any, **names: str) -> Tensor:
                     "name one dim of the same size",
                 )
             )
-        pairs.append((dim, new[0]))
+        ((name, _, twin),) = new
+        pairs.append((dim, Dim(name, dim.size, twin)))
     changed = tuple((old, new) for old, new in pairs if old != new)
     return apply(Rename(changed), x)[0] if changed else x
 
@@ -215,8 +216,8 @@ def regroup(x: Any, pattern: str) -> Tensor:
 
 def _regroup(op: str, x: Tensor, old: tuple[Dim, ...], text: str) -> Tensor:
     new = _successors(old, text)
-    total, known = prod(d.size for d in old), prod(d.size for d in new if d.size)
-    unknown = sum(not d.size for d in new)
+    total, known = prod(d.size for d in old), prod(size for _, size, _ in new if size)
+    unknown = sum(size is None for _, size, _ in new)
     fits = total % known == 0 if unknown else total == known
     if not old or not new or len(set(old)) < len(old) or unknown > 1 or not fits:
         raise DimError(
@@ -226,21 +227,21 @@ def _regroup(op: str, x: Tensor, old: tuple[Dim, ...], text: str) -> Tensor:
                 "name each dim once; the product of sizes must stay, and one may be left out",
             )
         )
-    new = tuple(Dim(d.name, d.size or total // known, d.twin) for d in new)
-    return apply(Regroup(old, new), x)[0]
+    made = tuple(Dim(name, size or total // known, twin) for name, size, twin in new)
+    return apply(Regroup(old, made), x)[0]
 
 
-def _successors(old: Sequence[Dim], text: str) -> tuple[Dim, ...]:
-    """The dims of a text that take the place of others, with their twin if they all have one.
+def _successors(old: Sequence[Dim], text: str) -> list[tuple[str, int | None, Twin | None]]:
+    """Names, sizes and twins of the dims that take the place of others, whose twin they keep.
 
-    Sizes that are left out are those of a single old dim and a single new one, else 0.
+    A size that is left out is that of a single old dim and a single new one, else None.
     """
     named = dim_words(text)
     twins = {d.twin for d in old}
     twin = twins.pop() if len(twins) == 1 else None
     twin = _handed_on(twin, [d.name for d in old], [name for name, *_ in named])
-    alone = old[0].size if len(old) == len(named) == 1 else 0
-    return tuple(Dim(n, alone if s is None else s, twin_of(m) or twin) for n, m, s in named)
+    alone = old[0].size if len(old) == len(named) == 1 else None
+    return [(n, alone if s is None else s, twin_of(m) or twin) for n, m, s in named]
 
 
 def _handed_on(twin: Twin | None, old: Sequence[str], new: Sequence[str]) -> Twin | None:

@@ -44,6 +44,10 @@ class Use(Op):
     dtype: str
     again: bool = False
 
+    @property
+    def detail(self) -> str:
+        return "again" if self.again else ""
+
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         return (Spec(ordinary(xs[0].shape), self.dtype),)
 
