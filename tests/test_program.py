@@ -1,5 +1,7 @@
 """Tracing: programs, scopes, dtypes by name, what is refused; and programs as text."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from tests.oracles.communication import MOE_TABLE, Transformer
 BATCH = ml.spec("batch:4 d:8")
 
 
-def said(error: type[ml.MeshlangError], fn, **specs: object) -> str:
+def said(error: type[ml.MeshlangError], fn: Any, **specs: Any) -> str:
     with pytest.raises(error) as raised:
         ml.trace(fn, **specs)
     return str(raised.value)

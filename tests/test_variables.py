@@ -88,10 +88,33 @@ def stacked(x: ml.Tensor) -> Any:
     return h, again
 
 
+def walked(x: ml.Tensor) -> Any:
+    """An optimizer that walks stacks of updates layer by layer: what it stacks is kept as they."""
+
+    def layer(h: ml.Tensor, _: None) -> Any:
+        return ml.tanh(h * ml.variable("w", "d:16", init=ml.normal_init(1.0))), None
+
+    h, _ = ml.scan(layer, x, over="layers:3")
+    (w,) = ml.trainable_variables()[-1:]
+    gradients = ml.gradients(ml.sum(h * h), [w])
+
+    def update(total: ml.Tensor, row: Any) -> Any:
+        value, g = row
+        total = total + ml.sum(g * g)
+        return total, value - g / ml.sqrt(total)
+
+    total, values = ml.scan(update, 0.0, (w, *gradients), over="layers")
+    slot = ml.variable("slot", values.shape, init=0.0)
+    ml.assign(slot, slot + values)
+    ml.assign(w, values)
+    return total, h
+
+
 PROGRAMS = (
     case("trained", trained, gradients=False, x="batch:8 d:16", good=bools("batch:8")),
     case("assigned", assigned, gradients=False, x="d:16 f:24"),
     case("stacked", stacked, gradients=False, x="batch:8 d:16"),
+    case("walked", walked, gradients=False, x="batch:8 d:16"),
 )
 TABLES = (
     Laid("r:2 c:4", "batch:r", params="d:c f:r"),

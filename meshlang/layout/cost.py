@@ -99,7 +99,7 @@ def cost_of(plan: Plan) -> Cost:
     for sent in transfers(plan):
         entry = cost.traffic.setdefault((sent.kind, sent.axes), Traffic())
         entry.sums += sent.trips
-        entry.collectives += sent.trips if sent.first else 0
+        entry.collectives += 0 if sent.place else sent.trips
         entry.elements += sent.trips * sent.elements
         entry.bytes += sent.trips * sent.bytes
         entry.wire_elements += sent.trips * wire(sent.kind, sent.elements, sent.group)
@@ -136,19 +136,14 @@ class Transfer:
 
     Attributes:
         step: the collective.
-        scope: of the op that this value is moved for.
-        first: whether it is the first value of the collective.
+        place: of the value among those of the collective.
         trips: how often it runs in one call.
-        elements, bytes: the payload of one run, on one processor.
         group: how many processors take part.
     """
 
     step: Collective
-    scope: str
-    first: bool
+    place: int
     trips: int
-    elements: int
-    bytes: int
     group: int
 
     @property
@@ -162,6 +157,26 @@ class Transfer:
         return self.step.axes
 
     @property
+    def scope(self) -> str:
+        """Of the op that the value is moved for."""
+        return self.step.scopes[self.place] if self.step.scopes else self.step.scope
+
+    @property
+    def source(self) -> PlanValue:
+        """The value as it is before."""
+        return self.step.inputs[self.place]
+
+    @property
+    def elements(self) -> int:
+        """The payload of one run, on one processor."""
+        return self.step.counted[self.place].elements
+
+    @property
+    def bytes(self) -> int:
+        """The payload of one run, on one processor."""
+        return self.step.counted[self.place].bytes
+
+    @property
     def wire_bytes(self) -> float:
         """What one processor sends for it in one call."""
         return self.trips * wire(self.kind, self.bytes, self.group)
@@ -172,10 +187,8 @@ def transfers(plan: Plan) -> Iterator[Transfer]:
     for step, trips in walk(plan.steps):
         if isinstance(step, Collective):
             group = plan.mesh.ways(step.axes)
-            counted = step.outputs if step.kind == "all_gather" else step.inputs
-            scopes = step.scopes or (step.scope,)
-            for i, (value, scope) in enumerate(zip(counted, scopes, strict=True)):
-                yield Transfer(step, scope, i == 0, trips, value.elements, value.bytes, group)
+            for place in range(len(step.inputs)):
+                yield Transfer(step, place, trips, group)
 
 
 # -- memory ---------------------------------------------------------------------------------------

@@ -73,7 +73,9 @@ class Tables:
     layout: Layout = field(default_factory=Layout)
     params: Layout = field(default_factory=Layout)
     slots: Layout = field(default_factory=Layout)
-    _known: dict[Dim, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[Dim, tuple[str, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         for what, table in self.named():

@@ -136,7 +136,7 @@ def _gathered(plan: Plan) -> list[str]:
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     for sent in transfers(plan):
         if sent.step.why:
-            what = (sent.scope or TOP, str(sent.step.inputs[0]))
+            what = (sent.scope or TOP, str(sent.source))
             entry = found.setdefault(sent.step.why, {}).setdefault(what, [0, 0])
             entry[0] += sent.trips
             entry[1] += sent.wire_bytes

@@ -107,14 +107,18 @@ class Collective:
     why: str = ""
 
     @property
-    def payload(self) -> tuple[int, int]:
-        """Elements and bytes by which it is counted, on one processor.
+    def counted(self) -> tuple[PlanValue, ...]:
+        """The blocks by which it is counted.
 
         The block of an all_reduce, the input block of a reduce_scatter, the output block of an
         all_gather, the local block of an all_to_all or permute.
         """
-        counted = self.outputs if self.kind == "all_gather" else self.inputs
-        return sum(v.elements for v in counted), sum(v.bytes for v in counted)
+        return self.outputs if self.kind == "all_gather" else self.inputs
+
+    @property
+    def payload(self) -> tuple[int, int]:
+        """Their elements and bytes, on one processor."""
+        return sum(v.elements for v in self.counted), sum(v.bytes for v in self.counted)
 
 
 @dataclass(eq=False, slots=True)

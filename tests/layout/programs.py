@@ -108,7 +108,10 @@ def mixture(row: Exchange) -> ml.Program:
         chosen = ml.one_hot(best, experts)
         before = ml.sum(ml.cumsum(chosen, "token", exclusive=True) * chosen, "experts")
         slot = ml.cast(before, "int32")
-        into = {f"experts|group:{row.experts}": best, f"slot:{row.capacity}": slot}
+        into: dict[str | ml.Dim, ml.Tensor] = {
+            f"experts|group:{row.experts}": best,
+            f"slot:{row.capacity}": slot,
+        }
         rows = ml.exchange(ml.scatter_add_at(x, into, batch="group"), "group", "experts")
         wide = weight("in", experts=row.experts, d_model=row.d_model, d_expert=64)
         back = weight("out", experts=row.experts, d_expert=64, d_model=row.d_model)

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_flops_count_products_only():
 # -- memory ---------------------------------------------------------------------------------------
 
 
-def peak(fn, mesh: str = "", layout: str = "", **specs: object) -> int:
+def peak(fn: Any, mesh: str = "", layout: str = "", **specs: Any) -> int:
     return ml.plan(ml.trace(fn, **specs), mesh, layout).cost.peak_bytes
 
 

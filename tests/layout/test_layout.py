@@ -1,6 +1,7 @@
 """Layouts: notation, where dims and their twins lie, what is refused and how it is said."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_what_is_skipped():
 # -- what is refused ------------------------------------------------------------------------------
 
 
-def refused(fn: Callable[..., object], mesh: str, layout: str, **rest: object) -> str:
+def refused(fn: Callable[..., object], mesh: str, layout: str, **rest: Any) -> str:
     names = ("params", "slots")
     specs = {name: spec for name, spec in rest.items() if name not in names}
     given = {name: rest[name] for name in names if name in rest}

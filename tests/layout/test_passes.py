@@ -1,6 +1,7 @@
 """Passes over the steps: what nobody needs goes, small sums go together, equal moves are one."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def kinds(plan: ml.Plan) -> list[str]:
     return found
 
 
-def plan_of(fn, layout: str, mesh: str = "r:2 c:2", **specs: object) -> ml.Plan:
+def plan_of(fn, layout: str, mesh: str = "r:2 c:2", **specs: Any) -> ml.Plan:
     return ml.plan(ml.trace(fn, **specs), mesh, layout)
 
 
@@ -62,7 +63,7 @@ def test_loops_lose_stacks_sums_and_operands_that_nobody_reads():
     plan = plan_of(fn, "", x=ml.spec("n:4"), unused=ml.spec(""))
     (loop,) = [step for step in plan.steps if isinstance(step, Loop)]
     assert (len(loop.ys), len(loop.fixed), len(loop.outputs)) == (0, 0, 1)
-    assert [step.op.label for step in loop.steps] == ["add"]
+    assert [str(s.op.label) for s in loop.steps if not isinstance(s, Collective)] == ["add"]
 
 
 def test_assignments_stay():
@@ -115,7 +116,7 @@ def sums_of(sizes: list[int], layout: str = "b:r", dtypes: tuple[str, ...] = ("f
     def fn(**xs):
         return {name: ml.tanh(ml.sum(x, "b")) for name, x in xs.items()}
 
-    specs = {
+    specs: dict[str, Any] = {
         f"x{i}": ml.spec(f"b:4 d{i}:{size}", dtypes[i % len(dtypes)])
         for i, size in enumerate(sizes)
     }

@@ -6,6 +6,7 @@ an einsum or a sum over ``i`` is pending over c.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,11 @@ W = ml.spec("i:16 o:32")
 LAYOUT = "b:r i:c"
 
 
-def paid(fn: Callable[..., object], layout: str = LAYOUT, **specs: object) -> list[str]:
+def paid(fn: Callable[..., object], layout: str = LAYOUT, **specs: Any) -> list[str]:
     """One line for each value that is sent: what, over which axes, which tensor."""
     plan = ml.plan(ml.trace(fn, **specs), "r:2 c:4", layout)
     return [
-        f"{t.kind} over {'+'.join(t.axes)} of {t.step.inputs[0].shape}"
+        f"{t.kind} over {'+'.join(t.axes)} of {t.source.shape}"
         + (f" {t.trips} times" if t.trips > 1 else "")
         for t in transfers(plan)
     ]
@@ -148,7 +149,7 @@ def test_several_small_consumers_may_cost_more_than_one_large_sum():
 
         return several
 
-    specs = {"x": X, "w": W, "vs": ml.spec("o:32 k:16")}
+    specs: dict[str, Any] = {"x": X, "w": W, "vs": ml.spec("o:32 k:16")}
     assert paid(fn(1), **specs) == ["all_reduce over c of [b:8 k0:16]"]
     assert paid(fn(2), **specs) == ["all_reduce over c of [b:8 o:32]"]  # a tie
 
@@ -175,7 +176,7 @@ def test_values_pending_over_different_axes_are_paid_before_they_are_added():
     def fn(x, w, z, v):
         return product(x, w) + ml.einsum(z, v, reduce="j")
 
-    specs = {"x": X, "w": W, "z": ml.spec("b:8 j:4"), "v": ml.spec("j:4 o:32")}
+    specs: dict[str, Any] = {"x": X, "w": W, "z": ml.spec("b:8 j:4"), "v": ml.spec("j:4 o:32")}
     assert paid(fn, layout="i:c j:r", **specs) == [
         "all_reduce over c of [b:8 o:32]",
         "all_reduce over r of [b:8 o:32]",
@@ -327,4 +328,4 @@ def test_sums_of_narrow_values_are_paid_in_high_where_they_are_made():
 
     program = ml.trace(fn, precision=precision, x=X, w=W)
     (sent,) = transfers(ml.plan(program, "r:2 c:4", LAYOUT))
-    assert (str(sent.step.inputs[0].shape), sent.step.inputs[0].dtype) == ("[b:8 o:32]", "float32")
+    assert (str(sent.source.shape), sent.source.dtype) == ("[b:8 o:32]", "float32")

@@ -107,6 +107,20 @@ def gathered(x: ml.Tensor, i: ml.Tensor) -> Any:
     )[0]
 
 
+def without_a_carry(x: ml.Tensor) -> Any:
+    """Each row by itself; numbers for tensors; a tuple with names comes back as one."""
+    none, (best, count) = ml.scan(
+        lambda _, row: (None, (ml.top_k(row, "d", into="k:2"), 1)), None, x, over="n"
+    )
+    assert none is None
+    return best.values, best.indices, count
+
+
+def without_a_carry_in_numpy(x: np.ndarray) -> Any:
+    order = np.argsort(-x, axis=1)[:, :2]
+    return np.take_along_axis(x, order, 1), order.astype(np.int32), np.ones(5, np.int32)
+
+
 def of_a_whole_twin(x: ml.Tensor) -> Any:
     """A divided dim is walked under its twin, and the ys have that twin."""
     whole = ml.whole(x, "batch")
@@ -117,6 +131,7 @@ def of_a_whole_twin(x: ml.Tensor) -> Any:
 ORACLES = (
     case("recurrence", recurrence, recurrence_in_numpy, x="n:5 d:16"),
     case("nesting", nesting, nesting_in_numpy, x="batch:8 n:5 d:16", y="batch:8 d:16"),
+    case("without a carry", without_a_carry, without_a_carry_in_numpy, x="n:5 d:16"),
     case("powers", powers, powers_in_numpy, x="batch:8 d:16", w="d:16 e:16"),
     case("squares", squares, squares_in_numpy, x="batch:32 d:16", w="d:16 e:24"),
     case(
