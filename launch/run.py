@@ -11,6 +11,7 @@ import meshlang as ml
 from launch.data.topics import Corpus
 from launch.errors import ConfigError
 from meshlang.errors import message
+from models.decode.sample import next_logits
 from models.protocol import TrainableModel
 
 Program = ml.Program
@@ -187,5 +188,4 @@ class Run:
         return {"loss": entropy[0], "count": entropy[1]}
 
     def _next_logits(self, place: ml.Tensor, **batch: ml.Tensor) -> ml.Tensor:
-        logits = self.model.logits(batch, train=False)
-        return ml.cast(ml.gather(logits, place, dim="length"), "high")
+        return next_logits(self.model, batch, place)

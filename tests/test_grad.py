@@ -89,7 +89,9 @@ def test_layouts(laid: Laid):
 
 def values(fn: Callable[..., Any], **arrays: Any) -> Any:
     """Run a function on one processor; inputs are floats along d."""
-    given = {n: ml.constant(np.asarray(a, np.float32), "d") for n, a in arrays.items()}
+    given: dict[str, Any] = {
+        n: ml.constant(np.asarray(a, np.float32), "d") for n, a in arrays.items()
+    }
     return ml.run(fn, backend="simulated", **given)
 
 
@@ -316,7 +318,7 @@ def test_forward_and_backward_agree(names: list[str], layout: str):
         (ahead,) = ml.gradients(back, v, u)
         return {"ahead": ml.sum(ahead * v), "back": ml.sum(back * u)}
 
-    shapes = dict.fromkeys("xuv", "batch:4 d:8")
+    shapes: dict[str, Any] = dict.fromkeys("xuv", "batch:4 d:8")
     found = run(case("law", fn, gradients=False, **shapes), Laid("r:2 c:2", layout))
     compare("law", found["law/value/ahead"], found["law/value/back"], 1e-11)
 

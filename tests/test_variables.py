@@ -22,7 +22,7 @@ from tests.harness import (
 )
 
 
-def lowered(fn: Callable[..., Any], laid: Laid = ALONE, **specs: ml.InputSpec) -> ml.Executable:
+def lowered(fn: Callable[..., Any], laid: Laid = ALONE, **specs: Any) -> ml.Executable:
     program = ml.trace(fn, **specs)
     planned = ml.plan(program, laid.mesh, laid.layout, params=laid.params, slots=laid.slots)
     executable = ml.lower(planned, backend=laid.backend)
@@ -289,7 +289,8 @@ def placed(shape: str, laid: Laid) -> tuple[list[str], list[str]]:
         ml.trace(fn), laid.mesh, laid.layout, params=laid.params, slots=laid.slots, beside=[others]
     )
     kept = plan.program.variables["w"].shape
-    return tuple(["+".join(plan.tables.axes(d)) for d in s] for s in (kept, dims["slot"]))
+    axes = plan.tables.axes
+    return ["+".join(axes(d)) for d in kept], ["+".join(axes(d)) for d in dims["slot"]]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class Executor:
             env[made] = self.backend.read(*places[i])
 
     def _collective(self, step: Collective, env: Env) -> None:
-        if len(step.inputs) > 1:
+        if len(step.inputs) != 1:
             self._bucket(step, env)
             return
         x, backend = env[step.inputs[0]], self.backend

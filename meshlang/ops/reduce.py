@@ -240,7 +240,7 @@ def sum(x: Any, dims: str | None = None) -> Tensor:
 
 
 def mean(x: Any, dims: str | None = None) -> Tensor:
-    """The mean over dims, all of them by default.
+    """The mean over dims, all of them by default. Short floats are summed in "high".
 
     Dims:
         x        [dims... rest...], floats
@@ -255,9 +255,12 @@ def mean(x: Any, dims: str | None = None) -> Tensor:
         >>> ml.mean(ml.constant([[1.0, 2.0], [3.0, 4.0]], "a b"), "a").numpy()
         array([2., 3.], dtype=float32)
     """
+    from meshlang.ops.elementwise import cast
+
     x = as_tensor(x)
     check_kind("mean", x, "floats")
-    return sum(x, dims) * (1.0 / prod(d.size for d in _dims(x, dims)))
+    wide = cast(x, "high") if x.dtype in ("bfloat16", "float16") else x
+    return cast(sum(wide, dims) * (1.0 / prod(d.size for d in _dims(x, dims))), x.dtype)
 
 
 def max(x: Any, dims: str | None = None) -> Tensor:

@@ -155,7 +155,7 @@ class Adafactor(Optimizer):
         return old, old * (1.0 - fresh) + (mean + self.epsilon1) * fresh
 
     def _size(self, target: Target, squares: Tensor) -> Tensor:
-        """How large a value is, [dims of scans], from its sums of squares; 1 if that is no matter."""
+        """The rms of a value, [dims of scans], from its sums of squares; 1 without that scale."""
         if not self.multiply_by_parameter_scale:
             return rate(1.0, target.step)
         count = target.value.shape.size // squares.shape.size

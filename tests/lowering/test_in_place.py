@@ -164,7 +164,7 @@ def test_an_update_has_no_gradient(name: str) -> None:
     with pytest.raises(ml.ProgramError) as caught:
         ml.trace(step)
     op = RULES[name]
-    rows = "".join(f"  operand  Tensor[d':8 e':4] float32\n" for _ in range(op.changed))
+    rows = "".join("  operand  Tensor[d':8 e':4] float32\n" for _ in range(op.changed))
     assert str(caught.value) == (
         f"{op.label} has no gradient: it is one step of training, not part of a model.\n"
         f"{rows}  fix: write the update with ops, to train through it"

@@ -125,4 +125,4 @@ def test_logits_of_a_divided_vocabulary_stay_where_they_are():
 
     plan = ml.plan(ml.trace(fn, precision=DOUBLE, **specs), "model:4", "vocab:model")
     cost = plan.cost.all
-    assert (cost.collectives, cost.elements) == (3, 3 * 32)
+    assert (cost.sums, cost.elements) == (3, 3 * 32)

@@ -49,6 +49,7 @@ NEW = (
     ),
     case("zeros", lambda: ml.zeros("f:24 d:16"), lambda: np.zeros((24, 16))),
     case("ones", lambda: ml.ones("d:16", "int32"), lambda: np.ones(16, "int32")),
+    case("twin", lambda: ml.range("f*:24"), lambda: np.arange(24, dtype="int32")),
     case("full", lambda: ml.full("batch:8 f:24", -1.5), lambda: np.full((8, 24), -1.5)),
     case("true", lambda: ml.full("batch:8", True, "bool"), lambda: np.full(8, True)),
     case("scalar", lambda: ml.constant(2.5, ""), lambda: np.array(2.5)),
@@ -84,7 +85,7 @@ def test_sizes_of_a_constant_may_be_written():
 
 # -- random numbers ------------------------------------------------------------------------------
 
-SHAPES = ("batch:8 d:16 f:24", "f:24 batch:8", "d:16 g:3", "batch:8", "g:5 batch:8 h:7")
+SHAPES = ("batch:8 d:16 f:24", "f:24 batch:8", "d:16 g:3", "batch:8 d*:16", "g:5 batch:8 h:7")
 
 
 def random_cases() -> list[Any]:

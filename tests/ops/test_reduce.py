@@ -123,6 +123,12 @@ FAMILY = (
         extra="batch:8",
     ),
     case(
+        "twins",
+        lambda x: (ml.softmax(ml.whole(x, "d"), "d"), ml.sum(ml.whole(x, "d", beside="f"), "d f")),
+        lambda x: (softmax(x, 1), x.sum((1, 2))),
+        x=SHAPE,
+    ),
+    case(
         "large logits",
         lambda x: (ml.softmax(x * 1e3, "d"), ml.logsumexp(x * 1e3, "d")),
         lambda x: (softmax(x * 1e3, 1), logsumexp(x * 1e3, 1)),
@@ -294,6 +300,11 @@ def test_a_short_float_is_summed_in_high():
         [case(fn.__name__, lambda x, f=fn: f(x, "d"), x=short) for fn in fns],
         Laid("r:2 c:4", "batch:r d:c"),
     )
+
+
+def test_the_mean_of_short_floats_does_not_overflow():
+    x = ml.constant([10.0] * 10000, "d", "float16")
+    assert float(ml.mean(x).numpy()) == 10.0
 
 
 def test_a_pending_sum_passes_a_sum_and_no_maximum():

@@ -1,5 +1,7 @@
 """Clipping by the global norm: each element counts once, wherever it lies."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,18 +11,19 @@ from tests.optim.training import DOUBLE
 from tests.oracles import optimizers as oracles
 
 SHAPES = {"a": "d:8 e:4", "b": "d:8", "c": "", "d": "f:16 e:4"}
+SPECS: dict[str, Any] = {name: ml.spec(dims) for name, dims in SHAPES.items()}
 ARRAYS = {
     name: np.random.default_rng(i).normal(size=ml.Shape.parse(dims).sizes)
     for i, (name, dims) in enumerate(SHAPES.items())
 }
 
 
-def clipped(max_norm: float, mesh: str = "", layout: str = ""):
+def clipped(max_norm: float, mesh: str, layout: str) -> tuple[dict[str, np.ndarray], float]:
     def step(**xs: ml.Tensor):
         found, norm = ml.optim.clip_by_global_norm(list(xs.values()), max_norm)
         return dict(zip(xs, found, strict=True)), norm
 
-    program = ml.trace(step, precision=DOUBLE, **{n: ml.spec(s) for n, s in SHAPES.items()})
+    program = ml.trace(step, precision=DOUBLE, **SPECS)
     executable = ml.lower(ml.plan(program, mesh, layout))
     found, norm = executable(**ARRAYS)
     return {name: x.numpy() for name, x in found.items()}, float(norm)
@@ -42,7 +45,7 @@ def test_a_norm_costs_one_collective_for_each_set_of_axes() -> None:
     def norm(**xs: ml.Tensor) -> ml.Tensor:
         return ml.optim.global_norm(list(xs.values()))
 
-    program = ml.trace(norm, **{n: ml.spec(s) for n, s in SHAPES.items()})
+    program = ml.trace(norm, **SPECS)
     plan = ml.plan(program, "r:2 c:4", "d:r e:c")
     found = [step for step in plan.steps if isinstance(step, Collective)]
     assert [(step.axes, step.payload[0]) for step in found] == [
@@ -50,8 +53,8 @@ def test_a_norm_costs_one_collective_for_each_set_of_axes() -> None:
         (("r",), 1),  # b
         (("c",), 1),  # d; c is whole
     ]
-    alike = {n: s for n, s in SHAPES.items() if "e" in s}
-    same = ml.plan(ml.trace(norm, **{n: ml.spec(s) for n, s in alike.items()}), "c:4", "e:c")
+    alike = {name: spec for name, spec in SPECS.items() if "e" in spec.shape}
+    same = ml.plan(ml.trace(norm, **alike), "c:4", "e:c")
     assert sum(isinstance(step, Collective) for step in same.steps) == 1
 
 

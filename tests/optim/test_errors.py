@@ -120,9 +120,7 @@ SGD = ml.optim.Sgd(learning_rate=0.1)
 
 
 def test_as_many_gradients_as_variables() -> None:
-    text = refused(
-        lambda w, b: SGD.apply([w, b], ml.gradients(ml.sum(w), [w])), ml.ProgramError
-    )
+    text = refused(lambda w, b: SGD.apply([w, b], ml.gradients(ml.sum(w), [w])), ml.ProgramError)
     assert text == (
         "an optimizer takes one gradient for each variable.\n"
         "  variables  2\n"
