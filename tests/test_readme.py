@@ -43,6 +43,11 @@ RUN_IN_SLOW_SUITE = {
     ".venv/bin/python -m launch.train --gin_file=runs/pydoc_moe.gin": (
         "--steps=2 --model_dir={folder}/run"
     ),
+    ".venv/bin/python -m launch.plan --gin_file=runs/pydoc_moe.gin --hosts=4": "",
+    ".venv/bin/python -m launch.plan --gin_file=runs/pydoc_moe.gin "
+    "--layout='batch:data+model group:data+model' "
+    "--layout='batch:data group:data heads:model vocab:model experts:model'": "",
+    ".venv/bin/python examples/digits.py": "",
 }
 
 # Verified through what they stand for.

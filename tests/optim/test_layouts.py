@@ -77,6 +77,6 @@ LAYOUTS = (
 )
 
 
-@pytest.mark.parametrize("laid", drawn("optimizers", LAYOUTS, draws=4))
+@pytest.mark.parametrize("laid", drawn("optimizers", LAYOUTS, draws=3))
 def test_five_steps_do_not_depend_on_the_layout(laid: Laid) -> None:
     check(CASES, laid, steps=5)
