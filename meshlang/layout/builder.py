@@ -268,17 +268,18 @@ class Builder:
         old_sizes, new_sizes = [d.size for d in op.old], [d.size for d in op.new]
         now = tuple(x.axes(d) for d in op.old)
         then = self.placement(Shape(op.new))
-        taken = {a for d, p in zip(x.shape, x.placement, strict=True) if d not in op.old for a in p}
-        taken |= {a for d in out if d not in op.new for a in self.axes(d)}
+        rest = {a for d, p in zip(x.shape, x.placement, strict=True) if d not in op.old for a in p}
+        rest |= {a for d in out if d not in op.new for a in self.axes(d)}
+        taken = tuple(a for a in mesh.names if a in rest)
         lists = {axes[:k] for axes in (sum(now, ()), sum(then, ())) for k in range(len(axes) + 1)}
         options = []
         for axes in sorted(lists, key=lambda axes: (len(axes), axes)):
-            if len(set(axes)) < len(axes) or set(axes) & taken:
+            if len(set(axes)) < len(axes) or set(axes) & rest:
                 continue
             for before in self._compositions(axes, old_sizes):
                 for after in self._compositions(axes, new_sizes):
-                    cost = wire(mesh, tuple(old_sizes), now, before)
-                    cost += wire(mesh, tuple(new_sizes), after, then)
+                    cost = wire(mesh, tuple(old_sizes), now, before, taken)
+                    cost += wire(mesh, tuple(new_sizes), after, then, taken)
                     options.append((cost, -len(axes), before, after))
         _, _, before, after = min(options)
         return before, after

@@ -63,17 +63,23 @@ def route(
     return _joined(way[::-1])
 
 
-def wire(mesh: Mesh, sizes: tuple[int, ...], source: Placement, target: Placement) -> int:
-    """Elements that each processor sends on that way."""
-    return _tree(mesh, sizes, source, _axes(mesh, source, target, ()))[target][0][0]
+def wire(
+    mesh: Mesh,
+    sizes: tuple[int, ...],
+    source: Placement,
+    target: Placement,
+    taken: tuple[str, ...] = (),
+) -> int:
+    """Elements that each processor sends on that way, if it may not cut along `taken` axes."""
+    return _tree(mesh, sizes, source, _axes(mesh, source, target, taken))[target][0][0]
 
 
 def _axes(
-    mesh: Mesh, source: Placement, target: Placement, pending: tuple[str, ...]
+    mesh: Mesh, source: Placement, target: Placement, taken: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The axes that a way may use."""
     if len(mesh.names) <= MOST_AXES:
-        return tuple(a for a in mesh.names if mesh[a] > 1 and a not in pending)
+        return tuple(a for a in mesh.names if mesh[a] > 1 and a not in taken)
     return tuple(a for a in mesh.names if any(a in p for p in (*source, *target)))
 
 

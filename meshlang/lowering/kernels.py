@@ -6,6 +6,7 @@ comes through `Place.offset`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,8 +173,13 @@ def _same(op: Any, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list
 
 @kernel(AddN)
 def _add_n(op: AddN, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    operands = _operands(step, blocks)
-    return [tf.add_n(operands)]
+    """In the order of the operands.
+
+    `tf.add_n` begins with whichever operand's buffer it can take over, which depends on what other
+    threads have done by then: of three operands or more the last bits would differ between
+    processors that should hold the same.
+    """
+    return [functools.reduce(_BINARY["add"], _operands(step, blocks))]
 
 
 # -- reductions -----------------------------------------------------------------------------------
