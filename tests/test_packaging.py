@@ -183,7 +183,5 @@ def test_console_scripts_explain_themselves(installed: Installed, command: str):
 
 
 def test_configs_are_found_from_an_empty_folder(installed: Installed):
-    runs = sorted(path.name for path in (ROOT / "gin" / "runs").glob("*.gin"))
-    assert runs
-    printed = installed.run("meshlang-plan", f"--gin_file=runs/{runs[0]}")
+    printed = installed.run("meshlang-plan", "--gin_file=runs/pydoc_moe.gin")
     assert "all_reduce" in printed
