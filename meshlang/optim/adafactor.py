@@ -9,8 +9,10 @@ import meshlang as ml
 from meshlang.dims import Dim, Shape
 from meshlang.errors import MeshlangError, message
 from meshlang.optim.optimizer import Optimizer, Target
+from meshlang.optim.patterns import check_patterns, found_in
 from meshlang.optim.schedules import (
     LearningRate,
+    check_above_0,
     check_at_least,
     check_fraction,
     check_rate,
@@ -29,16 +31,19 @@ class Adafactor(Optimizer):
 
     1. ``b2 = 1 - (t+1)^-decay_exponent``: 0 at the first step.
     2. ``s = g^2 + epsilon1``.
-    3. Factored when two dims or more, those of scans not counted, have `min_dim_size_to_factor` or
+    3. Factored when two dims or more, stacked ones not counted, have `min_dim_size_to_factor` or
        more. d0 is the largest, d1 the second largest; of equal ones the earlier comes first.
        ``vr = b2 vr + (1 - b2) mean_d0(s)``, ``vc = b2 vc + (1 - b2) mean_d1(s)``; all other dims
        stay in both. ``u = g rsqrt(vr / mean_d1(vr)) rsqrt(vc)``.
        Else ``v = b2 v + (1 - b2) s``, ``u = g rsqrt(v)``.
-    4. ``u = u / max(1, rms(u) / clipping_threshold)``, rms over all dims, those of scans too.
-    5. ``scale = rate(t) max(rms(w), epsilon2)``, rms over all dims but those of scans: each layer
+    4. ``u = u / max(1, rms(u) / clipping_threshold)``, rms over all dims, stacked ones too.
+    5. ``scale = rate(t) max(rms(w), epsilon2)``, rms over all dims but stacked ones: each layer
        has its own. Without `multiply_by_parameter_scale`, ``scale = rate(t)``.
     6. ``u = u scale``; with beta1: ``m = beta1 m + (1 - beta1) u; u = m``, not corrected.
     7. ``w = w - u``.
+
+    Stacked are the dims of scans, and those that `stacked_dims` names: along them stand variables
+    of many layers or experts.
 
     Attributes:
         learning_rate: a number or a schedule. None is ``min((t+1)^-0.5, 0.01)``, and 0.05 times
@@ -46,12 +51,16 @@ class Adafactor(Optimizer):
         multiply_by_parameter_scale: steps relative to the size of what they change.
         beta1: of a momentum, in [0, 1); 0 keeps none.
         decay_exponent: above 0; see 1.
-        decay_rate: b2 outright, a number or a schedule, instead of 1.
+        decay_rate: b2 outright, a number or a schedule, instead of 1: see `DecayRatePow` and
+            `DecayRateAdam`.
         clipping_threshold: see 4; None does not clip.
         factored: False keeps the second moment of every element.
         min_dim_size_to_factor: see 3.
         epsilon1: added to squares.
         epsilon2: the least parameter scale.
+        exclude_from_parameter_scale: regular expressions; a variable whose name one of them is
+            found in has ``scale = rate(t)``.
+        stacked_dims: names.
 
     Slots: ``NAME/adafactor_vr`` (the dims without d0) and ``NAME/adafactor_vc`` (without d1), or
     ``NAME/adafactor_v``; ``NAME/adafactor_m`` with beta1.
@@ -68,6 +77,8 @@ class Adafactor(Optimizer):
     min_dim_size_to_factor: int = 128
     epsilon1: float = 1e-30
     epsilon2: float = 1e-3
+    exclude_from_parameter_scale: tuple[str, ...] = ()
+    stacked_dims: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "decay_rate"):
@@ -76,15 +87,22 @@ class Adafactor(Optimizer):
         check_fraction("Adafactor", beta1=self.beta1)
         check_at_least("Adafactor", 2, min_dim_size_to_factor=self.min_dim_size_to_factor)
         check_at_least("Adafactor", 0, epsilon1=self.epsilon1, epsilon2=self.epsilon2)
-        for name in ("clipping_threshold", "decay_exponent"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise MeshlangError(message(f"Adafactor: {name} is {value}, and must be above 0."))
+        check_above_0(
+            "Adafactor",
+            clipping_threshold=self.clipping_threshold,
+            decay_exponent=self.decay_exponent,
+        )
+        names = self.exclude_from_parameter_scale
+        check_patterns("Adafactor", "exclude_from_parameter_scale", names)
+        if isinstance(self.stacked_dims, str):
+            rows = [("given", repr(self.stacked_dims))]
+            fix = f"stacked_dims=({self.stacked_dims!r},)"
+            raise MeshlangError(message("Adafactor: stacked_dims takes several names.", rows, fix))
 
     def update(self, target: Target) -> Iterator[None]:
         """See the class."""
         pair = self._factored_dims(target)
-        of_value = _squares(target.value, target.stacked)
+        of_value = _squares(target.value, self._stacked(target))
         direction = yield from self._factored(target, *pair) if pair else self._whole(target)
         of_direction = direction.squares()
         yield
@@ -107,9 +125,15 @@ class Adafactor(Optimizer):
         relative = 1.0 if self.multiply_by_parameter_scale else 0.05
         return lambda t: relative * ml.minimum(ml.rsqrt(ml.cast(t, "high") + 1.0), 0.01)
 
+    def _stacked(self, target: Target) -> list[str]:
+        """Dims of the variable along which many variables stand."""
+        names = (*target.stacked, *self.stacked_dims)
+        return [name for name in target.value.shape.names if name in names]
+
     def _factored_dims(self, target: Target) -> tuple[Dim, Dim] | None:
         """d0 and d1, or None when the second moment is kept whole."""
-        dims = [d for d in target.value.shape if d.name not in target.stacked]
+        stacked = self._stacked(target)
+        dims = [d for d in target.value.shape if d.name not in stacked]
         dims.sort(key=lambda d: -d.size)
         if not self.factored or len(dims) < 2 or dims[1].size < self.min_dim_size_to_factor:
             return None
@@ -155,8 +179,9 @@ class Adafactor(Optimizer):
         return old, old * (1.0 - fresh) + (mean + self.epsilon1) * fresh
 
     def _size(self, target: Target, squares: Tensor) -> Tensor:
-        """The rms of a value, [dims of scans], from its sums of squares; 1 without that scale."""
-        if not self.multiply_by_parameter_scale:
+        """The rms of a value, [stacked dims], from its sums of squares; 1 without that scale."""
+        excluded = found_in(target.variable.name, self.exclude_from_parameter_scale)
+        if excluded or not self.multiply_by_parameter_scale:
             return rate(1.0, target.step)
         count = target.value.shape.size // squares.shape.size
         return ml.maximum(ml.sqrt(squares * (1.0 / count)), self.epsilon2)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log
 
 import meshlang as ml
-from meshlang.errors import MeshlangError, message
 from meshlang.optim.optimizer import Optimizer, Target
+from meshlang.optim.patterns import check_patterns, found_in
 from meshlang.optim.schedules import (
     LearningRate,
+    check_above_0,
     check_at_least,
     check_fraction,
     check_rate,
@@ -60,20 +60,10 @@ class AdamW(Optimizer):
         check_rate("AdamW", "learning_rate", self.learning_rate)
         check_fraction("AdamW", beta1=self.beta1, beta2=self.beta2)
         check_at_least("AdamW", 0, weight_decay=self.weight_decay)
-        if self.epsilon <= 0:
-            raise MeshlangError(message(f"AdamW: epsilon is {self.epsilon}, and must be above 0."))
+        check_above_0("AdamW", epsilon=self.epsilon)
         if self.decay_rate is not None:
             check_rate("AdamW", "decay_rate", self.decay_rate)
-        if isinstance(self.exclude_from_weight_decay, str):
-            raise MeshlangError(
-                message(
-                    "AdamW: exclude_from_weight_decay takes several expressions.",
-                    [("given", repr(self.exclude_from_weight_decay))],
-                    f"exclude_from_weight_decay=({self.exclude_from_weight_decay!r},)",
-                )
-            )
-        for pattern in self.exclude_from_weight_decay:
-            _check_pattern(pattern)
+        check_patterns("AdamW", "exclude_from_weight_decay", self.exclude_from_weight_decay)
 
     def update(self, target: Target) -> Iterable[None]:
         """See the class."""
@@ -92,30 +82,16 @@ class AdamW(Optimizer):
         return ()
 
     def _decays(self, name: str) -> bool:
-        excluded = any(re.search(pattern, name) for pattern in self.exclude_from_weight_decay)
-        return self.weight_decay > 0 and not excluded
+        return self.weight_decay > 0 and not found_in(name, self.exclude_from_weight_decay)
 
     def _corrections(self, step: Tensor) -> list[Tensor]:
         """What the moments are divided by."""
         return [
-            _one_minus_power(beta, step) if self.bias_correction and beta else rate(1.0, step)
+            one_minus_power(beta, step) if self.bias_correction and beta else rate(1.0, step)
             for beta in (self.beta1, self.beta2)
         ]
 
 
-def _one_minus_power(beta: float, step: Tensor) -> Tensor:
+def one_minus_power(beta: float, step: Tensor) -> Tensor:
     """1 - beta^(step+1), by expm1: the difference itself would lose digits while it is small."""
     return -ml.expm1((ml.cast(step, "high") + 1.0) * log(beta))
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise MeshlangError(
-            message(
-                f"AdamW: an entry of exclude_from_weight_decay is no regular expression: {error}.",
-                [("pattern", repr(pattern))],
-                "put a backslash before characters that stand for themselves",
-            )
-        ) from None

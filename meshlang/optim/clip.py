@@ -1,11 +1,15 @@
-"""Clipping by the global norm. A norm is the same on every mesh and layout."""
+"""Clipping by norms, which are the same on every mesh and layout."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import meshlang as ml
 from meshlang.errors import MeshlangError, message
+from meshlang.optim.optimizer import Optimizer, Target
+from meshlang.optim.schedules import check_above_0
+from meshlang.optim.wrappers import check_optimizer
 from meshlang.program import as_tensor, dtype_name
 from meshlang.tensor import Tensor
 
@@ -60,3 +64,46 @@ def clip_by_global_norm(
     norm = global_norm(gradients)
     factor = clip_factor(norm, max_norm)
     return [g * ml.cast(factor, g.dtype) for g in gradients], norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockClip(Optimizer):
+    """Another optimizer, whose gradients are clipped each by its own norm.
+
+    ``g = g min(1, max_norm / |g|)`` for each variable by itself, each layer of a scan apart: one
+    that goes wild does not shrink the steps of all others, as it does with the global norm. Where
+    gradients were scaled by the global norm as well, that came before.
+
+    Attributes:
+        optimizer: makes the updates.
+        max_norm: the largest norm of a variable's gradient, above 0.
+
+    Slots: the optimizer's.
+    """
+
+    optimizer: Optimizer
+    max_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_optimizer("BlockClip", "optimizer", self.optimizer)
+        check_above_0("BlockClip", max_norm=self.max_norm)
+
+    @property
+    def drives(self) -> tuple[Optimizer, ...]:
+        """The optimizer."""
+        return (self.optimizer,)
+
+    def check(self, names: Sequence[str]) -> None:
+        """See `Optimizer.check`."""
+        self.optimizer.check(names)
+
+    def update(self, target: Target) -> Iterator[None]:
+        """See the class."""
+        squares = target.sum_of_squares(target.gradient)
+        yield
+        norm = ml.sqrt(squares)
+        if target.scale is not None:
+            norm = norm * target.scale
+        factor = clip_factor(norm, self.max_norm)
+        clipped = replace(target, gradient=target.gradient * factor)
+        yield from self.optimizer.update(clipped)

@@ -40,17 +40,28 @@ class Target:
         """The dims of scans around the variable: along them stand variables of many layers."""
         return tuple(n for n in self.variable.shape.names if n not in self.variable.logical.names)
 
-    def slot(self, kind: str, shape: Shape | None = None) -> Tensor:
-        """A state of the optimizer, 0 at first: the variable `NAME/kind`, in "high".
+    @property
+    def scaled_gradient(self) -> Tensor:
+        """The gradient times `scale`."""
+        return self.gradient if self.scale is None else self.gradient * self.scale
+
+    def sum_of_squares(self, x: Tensor) -> Tensor:
+        """Of a tensor of the dims of `value`, for each layer: [dims of scans]."""
+        return ml.einsum(x, x, keep=" ".join(self.stacked))
+
+    def slot(self, kind: str, shape: Shape | None = None, init: float = 0.0) -> Tensor:
+        """A state of the optimizer: the variable `NAME/kind`, in "high".
 
         Args:
             kind: what it holds, with the optimizer's name: "adam_m".
             shape: dims of the update, all of them when left out.
+            init: its value at first.
         """
         dims = self.value.shape if shape is None else shape
+        first = ml.constant_init(init) if init else ml.zeros_init
         with _outside_of_scopes():
             name = f"{self.variable.name}/{kind}"
-            return ml.variable(name, dims, init=ml.zeros_init, dtype="high", trainable=False)
+            return ml.variable(name, dims, init=first, dtype="high", trainable=False)
 
     def assign(self, value: Tensor, slots: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
         """Give the variable and slots (old, new) their new values, where the step counts."""
@@ -106,11 +117,23 @@ class Optimizer:
         with ml.scope("optimizer"):
             step = ml.step()
             scale = None if scale is None else ml.cast(scale, "high")
-            updates = [
-                iter(self.update(_target(variable, gradient, step, scale, when)))
+            targets = [
+                _target(variable, gradient, step, scale, when)
                 for variable, gradient in zip(variables, gradients, strict=True)
             ]
-            _take_turns(updates)
+            self.check([target.variable.name for target in targets])
+            _take_turns([iter(self.update(target)) for target in targets])
+
+    @property
+    def drives(self) -> tuple[Optimizer, ...]:
+        """The optimizers to which this one leaves the work."""
+        return ()
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse, before anything is updated, variables of these names.
+
+        One that gives variables on to other optimizers asks these; most take any.
+        """
 
     def update(self, target: Target) -> Iterable[None]:
         """Update one variable, ending in `target.assign`.

@@ -67,11 +67,27 @@ def check_at_least(owner: str, least: float, **values: float) -> None:
             )
 
 
+def check_above_0(owner: str, **values: float | None) -> None:
+    """Refuse numbers of 0 and below; None passes."""
+    for name, value in values.items():
+        if value is not None and value <= 0:
+            raise MeshlangError(message(f"{owner}: {name} is {value}, and must be above 0."))
+
+
 def check_fraction(owner: str, **values: float) -> None:
     """Refuse numbers outside of [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
             raise MeshlangError(message(f"{owner}: {name} is {value}, and must lie in [0, 1)."))
+
+
+def steps_of(steps: float, total: int) -> float:
+    """A number of steps that may be given as a part of a run: up to 1, as in Mesh-TensorFlow.
+
+    >>> steps_of(0.25, 1000), steps_of(250, 1000)
+    (250.0, 250)
+    """
+    return steps * total if steps <= 1 else steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +105,28 @@ class Constant(Schedule):
 class LinearWarmup(Schedule):
     """From 0 at step 0 in a straight line to 1 at step `steps`, then 1.
 
+    Attributes:
+        steps: how many; up to 1 with `total`, a part of it.
+        total: steps of the run.
+
     >>> import meshlang as ml
     >>> [float(LinearWarmup(steps=4)(ml.constant(t, "")).numpy()) for t in (0, 1, 9)]
     [0.0, 0.25, 1.0]
     """
 
-    steps: int
+    steps: float
+    total: int | None = None
 
     def __post_init__(self) -> None:
-        check_at_least("LinearWarmup", 1, steps=self.steps)
+        if self.total is None:
+            check_at_least("LinearWarmup", 1, steps=self.steps)
+        else:
+            check_above_0("LinearWarmup", steps=self.steps, total=self.total)
 
     def __call__(self, step: Tensor) -> Tensor:
         """See the class."""
-        return ml.minimum(ml.cast(step, "high") / self.steps, 1.0)
+        steps = self.steps if self.total is None else steps_of(self.steps, self.total)
+        return ml.minimum(ml.cast(step, "high") / steps, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +182,17 @@ class Cosine(Schedule):
 class Product(Schedule):
     """The product of schedules and numbers.
 
+    Attributes:
+        factors: what is multiplied.
+        offset: factors count steps from here on, as after a pretraining of so many.
+
     >>> import meshlang as ml
     >>> (0.5 * LinearWarmup(steps=4))(ml.constant(2, "")).numpy()
     array(0.25, dtype=float32)
     """
 
     factors: tuple[LearningRate, ...] = ()
+    offset: int = 0
 
     def __post_init__(self) -> None:
         for i, factor in enumerate(self.factors):
@@ -171,6 +201,7 @@ class Product(Schedule):
     def __call__(self, step: Tensor) -> Tensor:
         """See the class."""
         total = rate(1.0, step)
+        step = step - self.offset if self.offset else step
         for factor in self.factors:
             total = total * rate(factor, step)
         return total

@@ -52,11 +52,13 @@ class Attention:
         heads: how many.
         d_head: width of a head.
         dropout: rate, of the weights.
+        init_scale: of the initial variance of matrices; see `matrix_init`.
     """
 
     heads: int
     d_head: int
     dropout: float = 0.0
+    init_scale: float = 1.0
 
     def __call__(
         self, x: ml.Tensor, *, mask: ml.Tensor, positions: PositionTerms, train: bool
@@ -96,7 +98,7 @@ class Attention:
             weights = ml.dropout(weights, self.dropout)
         mixed = ml.einsum(weights, v, keep="batch length heads d_head")
         shape = ml.Shape([*self._heads, x.shape["d_model"]])
-        out = ml.variable("out", shape, init=matrix_init(self.heads * self.d_head))
+        out = ml.variable("out", shape, init=matrix_init(self.heads * self.d_head, self.init_scale))
         return ml.einsum(mixed, out, reduce="heads d_head")
 
     @property
@@ -107,5 +109,5 @@ class Attention:
         """Queries, keys or values [batch length heads d_head]."""
         d_model = x.shape["d_model"]
         shape = ml.Shape([d_model, *self._heads])
-        weight = ml.variable(name, shape, init=matrix_init(d_model.size))
+        weight = ml.variable(name, shape, init=matrix_init(d_model.size, self.init_scale))
         return ml.einsum(x, weight, reduce="d_model")

@@ -45,12 +45,14 @@ class FeedForward:
         activation: "relu", "gelu" (the tanh form) or "silu".
         gated: with a gate.
         dropout: rate, between the matrices.
+        init_scale: of the initial variance of matrices; see `matrix_init`.
     """
 
     d_ff: int
     activation: str = "relu"
     gated: bool = False
     dropout: float = 0.0
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -72,15 +74,17 @@ class FeedForward:
         """
         d_model = x.shape["d_model"]
         widen = ml.Shape([d_model, ml.Dim("d_ff", self.d_ff)])
-        into = ml.variable("in", widen, init=matrix_init(d_model.size))
+        into = ml.variable("in", widen, init=matrix_init(d_model.size, self.init_scale))
         activate = ACTIVATIONS[self.activation]
         hidden = ml.einsum(x, into, reduce="d_model")
         if self.gated:
-            gate = ml.variable("gate", widen, init=matrix_init(d_model.size))
+            gate = ml.variable("gate", widen, init=matrix_init(d_model.size, self.init_scale))
             hidden = activate(ml.einsum(x, gate, reduce="d_model")) * hidden
         else:
             hidden = activate(hidden)
         if train:
             hidden = ml.dropout(hidden, self.dropout)
-        out = ml.variable("out", ml.Shape(reversed(widen)), init=matrix_init(self.d_ff))
+        out = ml.variable(
+            "out", ml.Shape(reversed(widen)), init=matrix_init(self.d_ff, self.init_scale)
+        )
         return FeedForwardResult(ml.einsum(hidden, out, reduce="d_ff"))

@@ -59,6 +59,8 @@ class MixtureOfExperts:
             ``activation(x in) out``.
         balance_loss: coefficient of the balance loss.
         z_loss: coefficient of the router z-loss, the mean of logsumexp(logits) ** 2.
+        init_scale: of the initial variance of the experts' matrices, not of the router's; see
+            `models.layers.matrix_init`.
 
     Raises:
         ModelError: the activation is unknown, there are fewer experts than two, or `group` makes
@@ -76,6 +78,7 @@ class MixtureOfExperts:
     gated: bool = False
     balance_loss: float = 1e-2
     z_loss: float = 0.0
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -151,16 +154,16 @@ class MixtureOfExperts:
         experts, d_model = rows.shape["experts"], rows.shape["d_model"]
         d_expert = ml.Dim("d_expert", self.d_expert)
         widen = ml.Shape([experts, d_model, d_expert])
-        into = ml.variable("in", widen, init=matrix_init(d_model.size))
+        into = ml.variable("in", widen, init=matrix_init(d_model.size, self.init_scale))
         activate = ACTIVATIONS[self.activation]
         hidden = ml.einsum(rows, into, reduce="d_model")
         if self.gated:
-            gate = ml.variable("gate", widen, init=matrix_init(d_model.size))
+            gate = ml.variable("gate", widen, init=matrix_init(d_model.size, self.init_scale))
             hidden = activate(ml.einsum(rows, gate, reduce="d_model")) * hidden
         else:
             hidden = activate(hidden)
         narrow = ml.Shape([experts, d_expert, d_model])
-        out = ml.variable("out", narrow, init=matrix_init(self.d_expert))
+        out = ml.variable("out", narrow, init=matrix_init(self.d_expert, self.init_scale))
         return ml.einsum(hidden, out, reduce="d_expert")
 
     def _back(self, shape: ml.Shape) -> str:

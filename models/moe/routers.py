@@ -61,6 +61,7 @@ class Top2Router:
             (g > second_threshold), or "random" (with probability g / second_threshold).
         second_policy_eval: the same when not training; None takes `second_policy`.
         second_threshold: see `second_policy`.
+        init_scale: of the initial variance of ``router``; see `models.layers.matrix_init`.
 
     Raises:
         ModelError: a policy is unknown.
@@ -71,6 +72,7 @@ class Top2Router:
     second_policy: str = "random"
     second_policy_eval: str | None = None
     second_threshold: float = 0.2
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("second_policy", "second_policy_eval"):
@@ -85,7 +87,7 @@ class Top2Router:
             x        [group token d_model]
             returns  a route with choice:2
         """
-        logits = _logits(ml.cast(x, "high"), experts)
+        logits = _logits(ml.cast(x, "high"), experts, self.init_scale)
         p = ml.softmax(logits, "experts")
         first = ml.argmax(p, "experts")
         is_first = ml.one_hot(first, f"experts*:{experts}", "high")
@@ -123,11 +125,13 @@ class SwitchRouter:
     Attributes:
         jitter: in training the router's input is multiplied by uniform numbers in
             [1 - jitter, 1 + jitter). What the experts are given is not.
+        init_scale: of the initial variance of ``router``; see `models.layers.matrix_init`.
 
     Source: Fedus et al., Switch Transformers, 2021.
     """
 
     jitter: float = 1e-2
+    init_scale: float = 1.0
 
     def __call__(self, x: ml.Tensor, *, experts: int, train: bool) -> Route:
         """Choose an expert for each token.
@@ -139,7 +143,7 @@ class SwitchRouter:
         x = ml.cast(x, "high")
         if train and self.jitter:
             x = x * ml.random_uniform(x.shape, 1.0 - self.jitter, 1.0 + self.jitter, "high")
-        logits = _logits(x, experts)
+        logits = _logits(x, experts, self.init_scale)
         p = ml.softmax(logits, "experts")
         first = ml.argmax(p, "experts")
         is_first = ml.one_hot(first, f"experts*:{experts}", "high")
@@ -147,11 +151,11 @@ class SwitchRouter:
         return _route(logits, p, is_first, [first], [is_first], [gate])
 
 
-def _logits(x: ml.Tensor, experts: int) -> ml.Tensor:
+def _logits(x: ml.Tensor, experts: int, scale: float) -> ml.Tensor:
     """[group token experts*], without a bias."""
     d_model = x.shape["d_model"].size
     shape = f"d_model:{d_model} experts*:{experts}"
-    weight = ml.variable("router", shape, init=matrix_init(d_model), use="high")
+    weight = ml.variable("router", shape, init=matrix_init(d_model, scale), use="high")
     return ml.einsum(x, weight, reduce="d_model")
 
 

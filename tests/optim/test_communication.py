@@ -39,6 +39,8 @@ def test_elementwise_optimizers_move_nothing() -> None:
     for optimizer in (
         ml.optim.Sgd(learning_rate=0.1, momentum=0.9),
         ml.optim.AdamW(learning_rate=0.1, weight_decay=0.1),
+        ml.optim.Lion(learning_rate=0.1, weight_decay=0.1),
+        ml.optim.Ema(optimizer=ml.optim.Lion(learning_rate=0.1)),
     ):
         assert moved(optimizer, "x:r", [SHAPE]) == []
         assert moved(optimizer, "y:r", [SHAPE], params="x:r") == []
@@ -70,3 +72,32 @@ def test_variables_pay_their_sums_together() -> None:
 def test_divided_slots_gather_what_was_updated_and_nothing_else() -> None:
     optimizer = ml.optim.AdamW(learning_rate=0.1)
     assert moved(optimizer, "", [SHAPE], slots="x:r") == [("all_gather", (LARGE * SMALL // 2,))]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "parts"),
+    [
+        # the norms of values and of their steps
+        (ml.optim.Lamb(learning_rate=0.1), [(1,) * 6]),
+        (ml.optim.BlockClip(optimizer=ml.optim.AdamW(learning_rate=0.1)), [(1,) * 3]),
+        # the least ratios of bounds and steps; only sums share a collective
+        (ml.optim.Clippy(learning_rate=0.1), [(1,)] * 3),
+        (ml.optim.RelativeClip(optimizer=ml.optim.AdamW(learning_rate=0.1)), [(1,)] * 3),
+    ],
+)
+def test_norms_and_ratios_are_scalars(
+    optimizer: ml.optim.Optimizer, parts: list[tuple[int, ...]]
+) -> None:
+    """And variables that nothing divides pay none."""
+    shapes = [SHAPE, f"y:{LARGE} x:{SMALL}", "y:4", "z:4"]
+    assert moved(optimizer, "y:r", shapes) == [("all_reduce", sizes) for sizes in parts]
+
+
+def test_a_state_of_its_own_table_is_updated_where_it_lies() -> None:
+    """Values are gathered once, after; momenta and averages stay divided."""
+    for optimizer in (
+        ml.optim.Lion(learning_rate=0.1),
+        ml.optim.Ema(optimizer=ml.optim.Lion(learning_rate=0.1)),
+    ):
+        found = moved(optimizer, "", [SHAPE], slots="x:r")
+        assert found == [("all_gather", (LARGE * SMALL // 2,))]

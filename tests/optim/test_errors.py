@@ -91,6 +91,108 @@ CONSTRUCTORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: optim.Adafactor(decay_exponent=0.0),
         "Adafactor: decay_exponent is 0.0, and must be above 0.",
     ),
+    "one name": (
+        lambda: optim.Adafactor(stacked_dims="experts"),
+        "Adafactor: stacked_dims takes several names.\n"
+        "  given  'experts'\n"
+        "  fix: stacked_dims=('experts',)",
+    ),
+    "one expression of scales": (
+        lambda: optim.Adafactor(exclude_from_parameter_scale="bias"),
+        "Adafactor: exclude_from_parameter_scale takes several expressions.\n"
+        "  given  'bias'\n"
+        "  fix: exclude_from_parameter_scale=('bias',)",
+    ),
+    "lion": (
+        lambda: optim.Lion(learning_rate=0.1, beta2=1.0),
+        "Lion: beta2 is 1.0, and must lie in [0, 1).",
+    ),
+    "lion's decay": (
+        lambda: optim.Lion(learning_rate=0.1, weight_decay=-0.5),
+        "Lion: weight_decay is -0.5, and must be 0 or more.",
+    ),
+    "lamb": (
+        lambda: optim.Lamb(learning_rate=0.1, epsilon=0),
+        "Lamb: epsilon is 0, and must be above 0.",
+    ),
+    "lamb's norms": (
+        lambda: optim.Lamb(learning_rate=0.1, least_norm=2.0, largest_norm=1.0),
+        "Lamb: the largest norm lies below the least.\n  least_norm    2.0\n  largest_norm  1.0",
+    ),
+    "lamb's names": (
+        lambda: optim.Lamb(learning_rate=0.1, exclude_from_trust=("*",)),
+        "Lamb: an entry of exclude_from_trust is no regular expression: "
+        "nothing to repeat at position 0.\n"
+        "  pattern  '*'\n"
+        "  fix: put a backslash before characters that stand for themselves",
+    ),
+    "clippy": (
+        lambda: optim.Clippy(learning_rate=0.1, relative=-0.5),
+        "Clippy: relative is -0.5, and must be 0 or more.",
+    ),
+    "clippy's accumulator": (
+        lambda: optim.Clippy(learning_rate=0.1, clip_accumulator=True, accumulate_first=True),
+        "Clippy: the accumulator cannot take clipped gradients before the clipping.\n"
+        "  clip_accumulator  True\n"
+        "  accumulate_first  True\n"
+        "  fix: leave one of them out",
+    ),
+    "an average inside of what changes steps": (
+        lambda: optim.RelativeClip(
+            optimizer=optim.ByName(optimizer=optim.Ema(optimizer=optim.Lion(learning_rate=0.1)))
+        ),
+        "RelativeClip: averages are of values that were assigned, so Ema goes outside.\n"
+        "  fix: ml.optim.Ema(optimizer=ml.optim.RelativeClip(optimizer=...))",
+    ),
+    "two averages": (
+        lambda: optim.Ema(optimizer=optim.Ema(optimizer=optim.Lion(learning_rate=0.1))),
+        "Ema: the optimizer keeps averages already.",
+    ),
+    "decay of an average": (
+        lambda: optim.Ema(optimizer=optim.Lion(learning_rate=0.1), decay=1.0),
+        "Ema: decay is 1.0, and must lie in [0, 1).",
+    ),
+    "start of an average": (
+        lambda: optim.Ema(optimizer=optim.Lion(learning_rate=0.1), start=-1),
+        "Ema: start is -1, and must be 0 or more.",
+    ),
+    "norm of a gradient": (
+        lambda: optim.BlockClip(optimizer=optim.Lion(learning_rate=0.1), max_norm=0.0),
+        "BlockClip: max_norm is 0.0, and must be above 0.",
+    ),
+    "no optimizer": (
+        lambda: optim.BlockClip(optimizer=0.1),
+        "BlockClip: optimizer is no optimizer.\n"
+        "  optimizer  0.1, a float\n"
+        "  fix: optimizer=ml.optim.AdamW(learning_rate=1e-3)",
+    ),
+    "no pattern": (
+        lambda: optim.Rule(pattern="bias("),
+        "Rule: pattern is no regular expression: missing ), unterminated subpattern at "
+        "position 4.\n"
+        "  pattern  'bias('\n"
+        "  fix: put a backslash before characters that stand for themselves",
+    ),
+    "a rule for what there is not": (
+        lambda: optim.ByName(
+            optimizer=optim.Sgd(learning_rate=0.1),
+            rules=(optim.Rule(pattern="bias", weight_decay=0.0),),
+        ),
+        "ByName: a rule sets weight_decay, which Sgd does not have.\n"
+        "  pattern  'bias'\n"
+        "  of Sgd   learning_rate momentum nesterov\n"
+        "  fix: give the rule an optimizer of its own",
+    ),
+    "a rule for what another drives": (
+        lambda: optim.ByName(
+            optimizer=optim.Ema(optimizer=optim.Sgd(learning_rate=0.1)),
+            rules=(optim.Rule(pattern="bias", learning_rate=0.0),),
+        ),
+        "ByName: a rule sets learning_rate, which Ema does not have.\n"
+        "  pattern  'bias'\n"
+        "  of Ema   optimizer decay start\n"
+        "  fix: put ByName inside of Ema, not around it",
+    ),
 }
 
 

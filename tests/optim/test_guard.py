@@ -15,6 +15,14 @@ OPTIMIZERS = {
     "momentum": ml.optim.Sgd(learning_rate=0.1, momentum=0.9),
     "adamw": ml.optim.AdamW(learning_rate=0.1, weight_decay=0.1),
     "adafactor": ml.optim.Adafactor(beta1=0.9, min_dim_size_to_factor=4),
+    "lion": ml.optim.Lion(learning_rate=0.1, weight_decay=0.1),
+    "lamb": ml.optim.Lamb(learning_rate=0.1, weight_decay=0.1),
+    "clippy": ml.optim.Clippy(learning_rate=0.1),
+    "wrapped": ml.optim.Ema(
+        optimizer=ml.optim.BlockClip(
+            optimizer=ml.optim.RelativeClip(optimizer=ml.optim.AdamW(learning_rate=0.1))
+        )
+    ),
     "adafactor, no momentum": ml.optim.Adafactor(min_dim_size_to_factor=4),
 }
 
@@ -85,7 +93,8 @@ def test_a_bad_row_on_one_processor_makes_all_skip_the_step(laid: Laid) -> None:
             assert int(applied.skipped_steps) == skipped
             assert executable[f"{name}/skipped_steps"] == skipped
         if bad is None:
-            assert all(after[n] != before[n] for n in before)
+            # A scale may be 1 step after step.
+            assert all(after[n] != before[n] for n in before if not n.endswith("_scale"))
         else:
             assert after == before
         assert executable.step == step + 1

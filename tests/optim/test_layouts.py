@@ -63,6 +63,43 @@ CASES = (
     of("adafactor", ml.optim.Adafactor(min_dim_size_to_factor=4), deep, max_norm=0.1),
     of("adafactor, whole", ml.optim.Adafactor()),
     of("adafactor with momentum", ml.optim.Adafactor(min_dim_size_to_factor=4, beta1=0.9)),
+    of(
+        "adafactor, stacked",
+        ml.optim.Adafactor(
+            min_dim_size_to_factor=4,
+            stacked_dims=("d_ff",),
+            decay_rate=ml.optim.DecayRateAdam(beta2=0.9),
+            exclude_from_parameter_scale=("gain",),
+        ),
+    ),
+    of("lion", ml.optim.Lion(learning_rate=0.01, weight_decay=0.1), max_norm=0.1),
+    of("lamb", ml.optim.Lamb(learning_rate=0.01 * WARM, weight_decay=0.1), max_norm=0.1),
+    of("clippy", ml.optim.Clippy(learning_rate=0.1, relative=0.5, absolute=0.01)),
+    of("clippy, clipping hard", ml.optim.Clippy(learning_rate=1.0, clip_accumulator=True)),
+    of(
+        "average of clipped steps on clipped gradients",
+        ml.optim.Ema(
+            optimizer=ml.optim.BlockClip(
+                optimizer=ml.optim.RelativeClip(
+                    optimizer=ml.optim.Adafactor(min_dim_size_to_factor=4), relative=1e-3
+                ),
+                max_norm=0.1,
+            ),
+            decay=0.5,
+        ),
+        deep,
+        max_norm=0.5,
+    ),
+    of(
+        "by name",
+        ml.optim.ByName(
+            optimizer=ml.optim.Ema(optimizer=ml.optim.AdamW(learning_rate=0.01), decay=0.5),
+            rules=(
+                ml.optim.Rule(pattern="gain$", optimizer=ml.optim.Sgd(learning_rate=0.1)),
+                ml.optim.Rule(pattern="w$", optimizer=ml.optim.Lamb(learning_rate=0.01)),
+            ),
+        ),
+    ),
 )
 
 LAYOUTS = (

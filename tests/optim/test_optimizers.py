@@ -9,6 +9,7 @@ import pytest
 import meshlang as ml
 from tests.optim.training import SINGLE, lowered, values
 from tests.oracles import optimizers as oracles
+from tests.oracles import schedules
 
 PARTS = Path(__file__).parents[1] / "golden" / "mesh_tensorflow" / "parts.npz"
 STEPS = 10
@@ -83,6 +84,26 @@ PAIRS: dict[str, tuple[ml.optim.Optimizer, oracles.Optimizer]] = {
         ml.optim.Adafactor(decay_exponent=0.5),
         oracles.Adafactor(decay_rate=lambda step: 1 - (step + 1.0) ** -0.5),
     ),
+    "adafactor with a decay that begins anew": (
+        ml.optim.Adafactor(decay_rate=ml.optim.DecayRatePow(exponent=0.6, offset=3)),
+        oracles.Adafactor(decay_rate=lambda step: schedules.decay_rate_pow(step, 0.6, 3)),
+    ),
+    "adafactor with Adam's decay": (
+        ml.optim.Adafactor(
+            decay_rate=ml.optim.DecayRateAdam(beta2=0.95), min_dim_size_to_factor=4
+        ),
+        oracles.Adafactor(
+            decay_rate=lambda step: schedules.decay_rate_adam(step, 0.95), min_dim_size_to_factor=4
+        ),
+    ),
+    "adafactor with a name excluded from the parameter scale": (
+        ml.optim.Adafactor(exclude_from_parameter_scale=("bias", "^w$")),
+        oracles.Adafactor(parameter_scale_excluded=True),
+    ),
+    "adafactor with other names excluded": (
+        ml.optim.Adafactor(exclude_from_parameter_scale=("ww", "norm")),
+        oracles.Adafactor(),
+    ),
 }  # fmt: skip
 
 SHAPES = [(), (7,), (5, 6), (6, 5), (5, 5), (2, 4, 9), (9, 2, 3, 4)]
@@ -128,6 +149,28 @@ def test_adafactor_has_a_parameter_scale_for_each_layer(threshold: float | None)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
         apart = oracles.run(oracles.Adafactor(**numbers), w0, grads)
         assert np.abs(found - apart).max() > 1e-3
+
+
+def test_stacked_dims_by_name_are_as_those_of_scans() -> None:
+    """Experts in one variable, say: each has a parameter scale, and none is factored over."""
+    rng = np.random.default_rng(0)
+    ours = ml.optim.Adafactor(stacked_dims=("d1", "nobody's"), min_dim_size_to_factor=4)
+    for shape in [(5, 9, 4), (3, 9, 5), (4, 5)]:
+        w0 = rng.normal(size=shape) * (1.0 + 9 * rng.integers(0, 2, size=(shape[1], *shape[2:])))
+        grads = rng.normal(size=(STEPS, *shape))
+        theirs = oracles.Adafactor(stacked=(1,), min_dim_size_to_factor=4)
+        found, wanted = values(ours, w0, grads), oracles.run(theirs, w0, grads)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
+        apart = oracles.run(oracles.Adafactor(min_dim_size_to_factor=4), w0, grads)
+        assert np.abs(found - apart).max() > 1e-3
+
+
+def test_stacked_dims_add_to_those_of_scans() -> None:
+    ours = ml.optim.Adafactor(stacked_dims=("d1",), min_dim_size_to_factor=4)
+    w0, grads = drawn((9, 2, 8, 4))
+    theirs = oracles.Adafactor(stacked=(0, 1), min_dim_size_to_factor=4)
+    found, wanted = values(ours, w0, grads, layers=True), oracles.run(theirs, w0, grads)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
 
 
 ORIGINAL = {

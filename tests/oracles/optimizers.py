@@ -62,7 +62,8 @@ class Adafactor:
     4. `u = u / max(1, rms(u) / clipping_threshold)`, rms over all dims, stacked ones too.
     5. `scale = lr(t) * max(rms(w), epsilon2)`, rms over all dims but stacked ones; `scale = lr(t)`
        with `multiply_by_parameter_scale=False`. The default lr(t) is `min((t+1)^-0.5, 0.01)`, and
-       0.05 times that when the parameter scale is off.
+       0.05 times that when the parameter scale is off. A variable that is excluded from the scale
+       by its name has `scale = lr(t)` with the default of those that are not.
     6. `u = u * scale`; with beta1: `m = beta1 m + (1-beta1) u; u = m`, no bias correction: the
        momentum is of scaled updates, so the rate at the time of each gradient counts.
     7. `w = w - u`.
@@ -81,6 +82,7 @@ class Adafactor:
     epsilon2: float = 1e-3
     min_dim_size_to_factor: int = 128
     stacked: tuple[int, ...] = ()
+    parameter_scale_excluded: bool = False
 
     def factored_dims(self, shape: Sequence[int]) -> tuple[int, int] | None:
         """The positions of d0 and d1 in a variable's dims, or None when it is not factored."""
@@ -130,7 +132,7 @@ class Adafactor:
             learning_rate *= 1.0 if self.multiply_by_parameter_scale else 0.05
         else:
             learning_rate = rate(self.learning_rate, step)
-        if not self.multiply_by_parameter_scale:
+        if not self.multiply_by_parameter_scale or self.parameter_scale_excluded:
             return np.asarray(learning_rate)
         kept = tuple(d for d in range(w.ndim) if d not in self.stacked)
         return learning_rate * np.maximum(rms(w, kept), self.epsilon2)
