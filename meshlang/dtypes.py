@@ -13,6 +13,7 @@ _SIGNED = ("int64", "int32")
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "floats": (FLOATS, "ml.cast(x, 'compute')"),
     "bools": (("bool",), "compare first, e.g. x > 0"),
+    "integers": (INTEGERS, "ml.cast(x, 'int32')"),
     "numbers": ((*FLOATS, *INTEGERS), "ml.cast(x, 'int32')"),
     "signed numbers": ((*FLOATS, *_SIGNED), "ml.cast(x, 'int32')"),
 }

@@ -75,26 +75,45 @@ class Operators:
         return _ops().greater_equal(self, other)
 
     def __and__(self, other: Any) -> Tensor:
-        return _ops().logical_and(self, other)
+        return _bits("and", self)(self, other)
 
     def __rand__(self, other: Any) -> Tensor:
-        return _ops().logical_and(other, self)
+        return _bits("and", self)(other, self)
 
     def __or__(self, other: Any) -> Tensor:
-        return _ops().logical_or(self, other)
+        return _bits("or", self)(self, other)
 
     def __ror__(self, other: Any) -> Tensor:
-        return _ops().logical_or(other, self)
+        return _bits("or", self)(other, self)
+
+    def __xor__(self, other: Any) -> Tensor:
+        return _bits("xor", self)(self, other)
+
+    def __rxor__(self, other: Any) -> Tensor:
+        return _bits("xor", self)(other, self)
 
     def __invert__(self) -> Tensor:
-        return _ops().logical_not(self)
+        return _bits("not", self)(self)
+
+    def __lshift__(self, other: Any) -> Tensor:
+        return _ops().left_shift(self, other)
+
+    def __rlshift__(self, other: Any) -> Tensor:
+        return _ops().left_shift(other, self)
+
+    def __rshift__(self, other: Any) -> Tensor:
+        return _ops().right_shift(self, other)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return _ops().right_shift(other, self)
 
 
 class Tensor(Operators):
     """A value of a program: named dims, a dtype, and the op that makes it.
 
-    Operators are elementwise: ``+ - * / // % **``, comparisons ``< <= > >=``, and ``& | ~`` on
-    bools. One side's dims must contain the other's; Python numbers stand for scalars.
+    Operators are elementwise: ``+ - * / // % **``, comparisons ``< <= > >=``, ``& | ^ ~`` on bools
+    and on the bits of integers, which ``<< >>`` move. One side's dims must contain the other's;
+    Python numbers stand for scalars.
     Outside of a trace a tensor also holds its value: see `meshlang.constant`.
     """
 
@@ -174,3 +193,8 @@ def _ops() -> Any:
     import meshlang.ops
 
     return meshlang.ops
+
+
+def _bits(word: str, x: Any) -> Any:
+    """The op on truths, or on the bits of integers."""
+    return getattr(_ops(), f"{'bitwise' if 'int' in x.dtype else 'logical'}_{word}")

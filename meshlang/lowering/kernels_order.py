@@ -1,4 +1,4 @@
-"""Kernels along an order: running sums, the largest k."""
+"""Kernels by size: the largest k, sorting."""
 
 from __future__ import annotations
 
@@ -7,25 +7,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from meshlang.layout.values import Local
-from meshlang.lowering.kernels import Here, kernel
-from meshlang.ops.order import BlocksBefore, CumSum, Largest, LargestOfBlocks
-
-
-@kernel(CumSum)
-def _cumsum(op: CumSum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    at = step.inputs[0].shape.index(op.dim)
-    return [tf.cumsum(blocks[0], at, exclusive=op.exclusive, reverse=op.reverse)]
-
-
-@kernel(BlocksBefore)
-def _before(
-    op: BlocksBefore, here: Here, step: Local, blocks: Sequence[tf.Tensor]
-) -> list[tf.Tensor]:
-    totals = blocks[0]
-    places, mine = tf.range(totals.shape[0]), here.index(op.axes)
-    counted = places > mine if op.reverse else places < mine
-    counted = tf.reshape(counted, [-1] + [1] * (totals.shape.rank - 1))
-    return [tf.reduce_sum(tf.where(counted, totals, tf.zeros([], totals.dtype)), axis=0)]
+from meshlang.lowering.kernels import Here, aligned, kernel, turned
+from meshlang.ops.order import Largest, LargestOfBlocks, Permuted, Sort
 
 
 @kernel(Largest)
@@ -47,3 +30,42 @@ def _of_blocks(
     found, places = (tf.reshape(tf.transpose(b, order), [*rest, count * some]) for b in blocks)
     values, best = tf.math.top_k(found, op.into.size)
     return [values, tf.gather(places, best, batch_dims=len(rest))]
+
+
+@kernel(Sort)
+def _sort(op: Sort, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    at = step.inputs[0].shape.index(op.dim)
+    x = _last(blocks[0], at)
+    if not op.descending:
+        x = _turned_over(x)
+    values, places = tf.math.top_k(x, x.shape[-1])
+    if not op.descending:
+        values = _turned_over(values)
+    return [_back(values, at), _back(places, at)]
+
+
+def _turned_over(x: tf.Tensor) -> tf.Tensor:
+    """In the opposite order, without an overflow; twice, it is the same."""
+    return tf.negative(x) if x.dtype.is_floating else tf.bitwise.invert(x)
+
+
+def _last(x: tf.Tensor, at: int) -> tf.Tensor:
+    """With this dim last."""
+    return turned(x, [*(i for i in range(x.shape.rank) if i != at), at])
+
+
+def _back(x: tf.Tensor, at: int) -> tf.Tensor:
+    """With the last dim at this place."""
+    return turned(x, [*range(at), x.shape.rank - 1, *range(at, x.shape.rank - 1)])
+
+
+@kernel(Permuted)
+def _permuted(
+    op: Permuted, here: Here, step: Local, blocks: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    shape = step.inputs[0].shape
+    at, places = shape.index(op.dim), aligned(blocks[1], step.inputs[1].shape, shape)
+    if op.back:
+        places = tf.argsort(places, at)
+    found = tf.gather(_last(blocks[0], at), _last(places, at), batch_dims=len(shape) - 1)
+    return [_back(found, at)]

@@ -61,7 +61,7 @@ def _run(made: PlanValue, here: Here) -> tuple[tf.Tensor, list[int], dict[int, t
 
 
 def _flat(op: Random, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
-    """So many float32 numbers of the stream, from this index on."""
+    """So many numbers of the stream, from this index on: float32, or bits in int64."""
     low = tf.bitcast(first // _EACH, tf.uint64)
     counter = tf.stack([low, high])
     drawn = -(-count // _EACH) * _EACH + _EACH
@@ -74,10 +74,14 @@ def _flat(op: Random, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: 
         bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
             shape=[drawn], key=key, counter=counter, alg=_PHILOX, dtype=tf.uint32
         )
+        if op.kind == "bits":
+            return tf.slice(tf.cast(bits, tf.int64), [skip], [count])
         numbers = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32)
         numbers = numbers * 2.0**-24
         if op.kind == "truncated":
             numbers = _truncated(numbers)
+        elif op.kind == "gumbel":
+            numbers = _gumbel(numbers)
         elif op.dtype in _BELOW_ONE:
             numbers = tf.minimum(numbers, _BELOW_ONE[op.dtype])
     return tf.slice(numbers, [skip], [count])
@@ -86,8 +90,16 @@ def _flat(op: Random, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: 
 def _truncated(unit: tf.Tensor) -> tf.Tensor:
     """The normal distribution within two deviations, by inverting its distribution function."""
     below = 0.02275013194817921  # what a normal has below -2
-    share = tf.cast(unit, tf.float64) + 2.0**-25  # the middle of the cell: never 0 or 1
-    return tf.cast(tf.math.ndtri(below + share * (1.0 - 2.0 * below)), tf.float32)
+    return tf.cast(tf.math.ndtri(below + _inside(unit) * (1.0 - 2.0 * below)), tf.float32)
+
+
+def _gumbel(unit: tf.Tensor) -> tf.Tensor:
+    return tf.cast(-tf.math.log(-tf.math.log(_inside(unit))), tf.float32)
+
+
+def _inside(unit: tf.Tensor) -> tf.Tensor:
+    """The middle of each number's cell, in float64: never 0 or 1."""
+    return tf.cast(unit, tf.float64) + 2.0**-25
 
 
 def _key(op: Random, here: Here) -> tf.Tensor:

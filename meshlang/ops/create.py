@@ -1,4 +1,4 @@
-"""New values: constants, ranges, random numbers keyed by global position."""
+"""New values: constants, ranges; and the op that random numbers come from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from meshlang.dims import Dim, Shape, twin_of
-from meshlang.dtypes import check_kind
 from meshlang.errors import ArrayError, DimError, DtypeError, message
 from meshlang.notation import dim_words
 from meshlang.program import (
@@ -20,7 +19,6 @@ from meshlang.program import (
     as_tensor,
     current,
     dtype_name,
-    tracing,
 )
 from meshlang.tensor import Tensor
 
@@ -228,113 +226,76 @@ def range(dim: str | Dim, dtype: str = "int32") -> Tensor:
     return apply(made)[0]
 
 
-def _random(kind: str, shape: str | Shape, dtype: str) -> Tensor:
-    program = tracing(f"ml.random_{kind}")
-    dtype = dtype_name(dtype)
-    if dtype not in FLOATS:
-        fix = "draw floats, and ml.cast what is made of them"
-        raise DtypeError(message(f"random_{kind} makes floats, not {dtype}.", fix=fix))
-    program.root.random_ids += 1
-    op = Random(kind, Shape.parse(shape), dtype, program.root.random_ids)
-    return apply(op, *program.trips)[0]
-
-
-def random_uniform(
-    shape: str | Shape, low: float = 0.0, high: float = 1.0, dtype: str = "compute"
-) -> Tensor:
-    """Uniform numbers from low up to high: the same on every mesh and layout.
-
-    Bits are a counter of the global element index, under the key (seed, step, op, trip): Philox,
-    Salmon et al., 2011. They have the 24 bits of a float32 in [0, 1), scaled and rounded.
+def zeros_like(x: Any, dtype: str | None = None) -> Tensor:
+    """Zeros with the dims of a tensor, and its dtype if no other is given.
 
     Dims:
-        returns  [shape], floats
-
-    Raises:
-        DtypeError: the dtype is not a float.
-        ProgramError: nothing is being traced.
+        x        [dims...]
+        returns  the same
 
     Example:
         >>> import meshlang as ml
-        >>> x = ml.run(lambda: ml.random_uniform("d:1000", low=2.0, high=4.0))
-        >>> bool(x.min() >= 2.0), bool(x.max() <= 4.0), round(float(x.mean()))
-        (True, True, 3)
+        >>> ml.zeros_like(ml.constant([1, 2], "d")).numpy()
+        array([0, 0], dtype=int32)
     """
-    unit = _random("uniform", shape, dtype)
-    return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
+    return full_like(x, 0, dtype)
 
 
-def random_normal(shape: str | Shape, dtype: str = "compute") -> Tensor:
-    """Normal numbers of mean 0 and deviation 1: the same on every mesh and layout.
+def ones_like(x: Any, dtype: str | None = None) -> Tensor:
+    """Ones with the dims of a tensor, and its dtype if no other is given.
 
     Dims:
-        returns  [shape], floats
-
-    Raises:
-        DtypeError: the dtype is not a float.
-        ProgramError: nothing is being traced.
+        x        [dims...]
+        returns  the same
 
     Example:
         >>> import meshlang as ml
-        >>> x = ml.run(lambda: ml.random_normal("d:1000"))
-        >>> round(float(x.mean())), round(float(x.std()))
-        (0, 1)
+        >>> ml.ones_like(ml.constant([1, 2], "d"), "compute").numpy()
+        array([1., 1.], dtype=float32)
     """
-    return _random("normal", shape, dtype)
+    return full_like(x, 1, dtype)
 
 
-def random_bernoulli(shape: str | Shape, probability: float | Tensor) -> Tensor:
-    """True with this probability: the same on every mesh and layout.
+def full_like(x: Any, value: float, dtype: str | None = None) -> Tensor:
+    """One number with the dims of a tensor, and its dtype if no other is given.
 
     Dims:
-        probability  any of the dims, in float32, or a number
-        returns      [shape], bools
-
-    Raises:
-        ProgramError: nothing is being traced.
-
-    Example:
-        >>> import meshlang as ml
-        >>> x = ml.run(lambda: ml.random_bernoulli("d:1000", 0.25))
-        >>> round(4.0 * float(x.mean()))
-        1
-    """
-    return random_uniform(shape, dtype="float32") < probability
-
-
-def dropout(x: Any, rate: float, *, share: str = "") -> Tensor:
-    """Zero elements with probability `rate`, and scale the others by 1 / (1 - rate).
-
-    Args:
-        x: what to drop from.
-        rate: in [0, 1); 0 returns x.
-        share: dims along which one mask serves, e.g. ``"length"``.
-
-    Dims:
-        x        [dims...], floats
+        x        [dims...]
         returns  the same
 
     Raises:
-        ArrayError: the rate is out of range.
-        DimError: x lacks a dim of `share`.
-        DtypeError: x is not floats.
-        ProgramError: nothing is being traced.
-
-    Source: Srivastava et al., 2014.
+        ArrayError: the dtype cannot hold the number.
 
     Example:
         >>> import meshlang as ml
-        >>> x = ml.run(lambda: ml.dropout(ml.ones("d:8"), 0.5))
-        >>> sorted({float(each) for each in x})
-        [0.0, 2.0]
+        >>> ml.full_like(ml.constant([1, 2], "d"), 7).numpy()
+        array([7, 7], dtype=int32)
     """
-    from meshlang.ops.elementwise import where
-
     x = as_tensor(x)
-    check_kind("dropout", x, "floats")
-    if not 0.0 <= rate < 1.0:
-        raise ArrayError(message(f"dropout: rate {rate} is not in [0, 1)."))
-    if rate == 0.0:
-        return x
-    mask = random_bernoulli(x.shape - Shape(x.shape.pick(share)), 1.0 - rate)
-    return where(mask, x * (1.0 / (1.0 - rate)), as_tensor(0, x.dtype))
+    return full(x.shape, value, dtype or x.dtype)
+
+
+def eye(shape: str | Shape, dtype: str = "compute") -> Tensor:
+    """Ones where the indices along two dims are equal, and zeros elsewhere.
+
+    Dims:
+        shape    two dims, ``"row:4 column:4"``
+        returns  [row column]
+
+    Raises:
+        DimError: not two dims, or one without a size.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.eye("row:2 column:3").numpy()
+        array([[1., 0., 0.],
+               [0., 1., 0.]], dtype=float32)
+    """
+    from meshlang.ops.elementwise import cast, equal
+    from meshlang.ops.rearrange import expand_to
+
+    dims = Shape.parse(shape)
+    if len(dims) != 2:
+        raise DimError(message("eye: it has two dims.", [("dims", dims)], "'row:4 column:4'"))
+    row, column = dims
+    return cast(equal(expand_to(range(row), dims), range(column)), dtype)

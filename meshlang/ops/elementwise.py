@@ -1,4 +1,4 @@
-"""Elementwise ops: tables of functions with their derivatives, `where`, `cast`, sums of many.
+"""Elementwise ops: the functions of the tables, `where`, `cast`, sums of many.
 
 Two operands broadcast only when one side's dims contain the other's.
 """
@@ -12,99 +12,9 @@ from typing import Any
 from meshlang.dims import Shape, check_twins
 from meshlang.dtypes import check_kind, check_same
 from meshlang.errors import DimError, ProgramError, message
-from meshlang.program import FLOATS, Op, Spec, apply, as_tensor, both, dtype_name
+from meshlang.ops.functions import BINARY, UNARY, Function
+from meshlang.program import FLOATS, NARROW, Op, Spec, apply, as_tensor, both, dtype_name
 from meshlang.tensor import Tensor
-
-Derivative = Callable[[Tensor, Tensor], Any]
-
-_SQRT_2_OVER_PI = 0.7978845608028654
-_INV_SQRT_2PI = 0.3989422804014327
-
-
-def _gelu_slope(x: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * (1.0 + erf(x * 0.7071067811865476)) + x * exp(x * x * -0.5) * _INV_SQRT_2PI
-
-
-def _gelu_tanh_slope(x: Tensor, y: Tensor) -> Tensor:
-    t = tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
-    inner = _SQRT_2_OVER_PI * (1.0 + 3 * 0.044715 * x * x)
-    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
-
-
-def _silu_slope(x: Tensor, y: Tensor) -> Tensor:
-    s = sigmoid(x)
-    return s + y * (1.0 - s)
-
-
-#: name: (what it computes, its derivative from x and y; None where there is none)
-UNARY: dict[str, tuple[str, Derivative | None]] = {
-    "negative": ("minus x", lambda x, y: -1.0),
-    "exp": ("e to the x", lambda x, y: y),
-    "expm1": ("e to the x, minus 1", lambda x, y: y + 1.0),
-    "log": ("the natural logarithm", lambda x, y: 1.0 / x),
-    "log1p": ("the natural logarithm of 1 + x", lambda x, y: 1.0 / (1.0 + x)),
-    "sqrt": ("the square root", lambda x, y: 0.5 / y),
-    "rsqrt": ("one over the square root", lambda x, y: -0.5 * y * y * y),
-    "square": ("x times x", lambda x, y: 2.0 * x),
-    "reciprocal": ("one over x", lambda x, y: -(y * y)),
-    "abs": ("the absolute value", lambda x, y: sign(x)),
-    "sign": ("-1, 0 or 1", None),
-    "sin": ("the sine of x in radians", lambda x, y: cos(x)),
-    "cos": ("the cosine of x in radians", lambda x, y: -sin(x)),
-    "tanh": ("the hyperbolic tangent", lambda x, y: 1.0 - y * y),
-    "sigmoid": ("1 / (1 + e to the -x)", lambda x, y: y * (1.0 - y)),
-    "relu": ("x where positive, else 0", lambda x, y: cast(y > 0.0, y.dtype)),
-    "gelu": ("x times the normal distribution function of x", _gelu_slope),
-    "gelu_tanh": ("the tanh approximation of gelu (Hendrycks and Gimpel, 2016)", _gelu_tanh_slope),
-    "silu": ("x times sigmoid(x)", _silu_slope),
-    "softplus": ("log(1 + e to the x), without overflow", lambda x, y: sigmoid(x)),
-    "erf": (
-        "the error function",
-        lambda x, y: 1.1283791670955126 * exp(-(x * x)),
-    ),
-    "floor": ("the largest integer not above x", None),
-    "ceil": ("the smallest integer not below x", None),
-    "round": ("the nearest integer, halves to even", None),
-    "is_finite": ("whether x is neither infinite nor NaN", None),
-    "logical_not": ("true where x is false", None),
-}
-
-#: name: (what it computes, kind of result, how a pending sum passes)
-BINARY: dict[str, tuple[str, str, str]] = {
-    "add": ("x + y", "same", "together"),
-    "subtract": ("x - y", "same", "together"),
-    "multiply": ("x * y", "same", "alone"),
-    "divide": ("x / y", "same", "first"),
-    "maximum": ("the larger of x and y", "same", "no"),
-    "minimum": ("the smaller of x and y", "same", "no"),
-    "pow": ("x to the y", "same", "no"),
-    "floordiv": ("x / y rounded down", "same", "no"),
-    "mod": ("what floordiv leaves, with the sign of y", "same", "no"),
-    "equal": ("x == y", "bool", "no"),
-    "not_equal": ("x != y", "bool", "no"),
-    "less": ("x < y", "bool", "no"),
-    "less_equal": ("x <= y", "bool", "no"),
-    "greater": ("x > y", "bool", "no"),
-    "greater_equal": ("x >= y", "bool", "no"),
-    "logical_and": ("x and y", "bool", "no"),
-    "logical_or": ("x or y", "bool", "no"),
-}
-
-#: what an op takes, where that is not floats for one operand and numbers for two
-TAKES = {
-    "negative": "signed numbers",
-    "abs": "signed numbers",
-    "sign": "signed numbers",
-    "square": "numbers",
-    "relu": "numbers",
-    "logical_not": "bools",
-    "logical_and": "bools",
-    "logical_or": "bools",
-    "divide": "floats",
-    "pow": "floats",
-    "equal": "",
-    "not_equal": "",
-}
 
 
 @dataclass(frozen=True)
@@ -118,20 +28,18 @@ class Unary(Op):
         return self.fn
 
     def passes(self, i: int) -> str:
-        return "alone" if self.fn == "negative" else "no"
+        return UNARY[self.fn].passes
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         (x,) = xs
-        check_kind(self.fn, x, TAKES.get(self.fn, "floats"))
-        return (Spec(x.shape, "bool" if self.fn in ("is_finite", "logical_not") else x.dtype),)
+        row = UNARY[self.fn]
+        check_kind(self.fn, x, row.takes)
+        return (Spec(x.shape, "bool" if row.gives == "bool" else x.dtype),)
 
     def vjp(self, xs, ys, gs):
-        slope = UNARY[self.fn][1]
-        if slope is None:
-            return (None,)
-        if self.fn == "negative":
-            return (-gs[0],)
-        return (gs[0] * slope(xs[0], ys[0]),)
+        from meshlang.ops.slopes import unary_cotangent
+
+        return (unary_cotangent(self.fn, xs[0], ys[0], gs[0]),)
 
 
 @dataclass(frozen=True)
@@ -145,60 +53,79 @@ class Binary(Op):
         return self.fn
 
     def passes(self, i: int) -> str:
-        how = BINARY[self.fn][2]
+        how = BINARY[self.fn].passes
         return ("alone" if i == 0 else "no") if how == "first" else how
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         x, y = xs
+        row = BINARY[self.fn]
         check_same(self.fn, ("left", "right"), xs)
-        if kind := TAKES.get(self.fn, "numbers"):
-            check_kind(self.fn, x, kind)
+        if row.takes:
+            check_kind(self.fn, x, row.takes)
         shape = broadcast_shape(self.fn, x.shape, y.shape)
-        return (Spec(shape, "bool" if BINARY[self.fn][1] == "bool" else x.dtype),)
+        return (Spec(shape, "bool" if row.gives == "bool" else x.dtype),)
 
     def vjp(self, xs, ys, gs):
+        from meshlang.ops.slopes import binary_cotangents
+
         x, y = xs
-        g = gs[0]
-        slopes = {
-            "add": lambda: (g, g),
-            "subtract": lambda: (g, -g),
-            "multiply": lambda: (g * y, g * x),
-            "divide": lambda: (g / y, -(g * ys[0] / y)),
-            "maximum": lambda: _tie_slopes(g, x, y, x > y),
-            "minimum": lambda: _tie_slopes(g, x, y, x < y),
-            "pow": lambda: _pow_slopes(g, x, y, ys[0]),
-            "mod": lambda: (g, -(g * floordiv(x, y))),
-        }.get(self.fn)
-        if slopes is None:
-            return (None, None)
-        if self.fn == "multiply":
-            return (_product_onto(g, y, x), _product_onto(g, x, y))
-        return tuple(
-            s if s is None else onto(s, x_.shape) for s, x_ in zip(slopes(), xs, strict=True)
-        )
+        return binary_cotangents(self.fn, x, y, ys[0], gs[0])
 
 
-def _product_onto(g: Tensor, other: Tensor, like: Tensor) -> Tensor:
-    """The sum of g times other over the dims that `like` lacks: one contraction, no big product."""
-    if set(g.shape) == set(like.shape):
-        return onto(g * other, like.shape)
-    from meshlang.ops.contract import einsum_onto
+@dataclass(frozen=True)
+class LeakyRelu(Op):
+    """x where positive, else alpha x."""
 
-    return einsum_onto(g, other, like.shape)
+    alpha: float
+
+    @property
+    def detail(self) -> str:
+        return str(self.alpha)
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("leaky_relu", xs[0], "floats")
+        return (Spec(xs[0].shape, xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (apply(LeakySlope(self.alpha), gs[0], xs[0])[0],)
 
 
-def _tie_slopes(g: Tensor, x: Tensor, y: Tensor, wins: Tensor) -> tuple[Tensor, Tensor]:
-    """Each side gets g where it wins; on ties both get half."""
-    half = cast(equal(x, y), g.dtype) * 0.5
-    first = cast(wins, g.dtype) + half
-    return g * first, g * (1.0 - first)
+@dataclass(frozen=True)
+class LeakySlope(Op):
+    """A cotangent times the derivative of `LeakyRelu` at the second operand."""
+
+    alpha: float
+
+    @property
+    def detail(self) -> str:
+        return str(self.alpha)
+
+    def passes(self, i: int) -> str:
+        return "alone" if i == 0 else "no"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(broadcast_shape("leaky_slope", xs[0].shape, xs[1].shape), xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (apply(self, gs[0], xs[1])[0], None)
 
 
-def _pow_slopes(g: Tensor, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero where x or y make the value a constant, so that neither 0 ** 0 nor a log leaks NaN."""
-    one = as_tensor(1, x.dtype)
-    power = where(equal(y, 0.0), one, y - 1.0)
-    return g * (y * pow(x, power)), g * (z * log(where(x > 0.0, x, one)))
+@dataclass(frozen=True)
+class Polygamma(Op):
+    """A derivative of digamma."""
+
+    order: int
+
+    @property
+    def detail(self) -> str:
+        return str(self.order)
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("polygamma", xs[0], "floats")
+        return (Spec(xs[0].shape, xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (gs[0] * polygamma(xs[0], self.order + 1),)
 
 
 @dataclass(frozen=True)
@@ -249,6 +176,9 @@ class Cast(Op):
             return (None,)
         return (cast(gs[0], xs[0].dtype),)
 
+    def plan(self, b, xs, outs):
+        return [b.cast(xs[0], self.dtype)]
+
 
 @dataclass(frozen=True)
 class StopGradient(Op):
@@ -283,6 +213,13 @@ class AddN(Op):
 
     def vjp(self, xs, ys, gs):
         return tuple(gs[0] for _ in xs)
+
+    def plan(self, b, xs, outs):
+        """Sums that were narrowed are added as they were paid, and the total is narrowed."""
+        if outs[0].dtype not in NARROW or not any(map(b.wide, xs)):
+            return b.local(self, xs, outs)
+        total = b.local(self, [b.cast(x, b.high) for x in xs], [Spec(outs[0].shape, b.high)])[0]
+        return [b.narrow(total, outs[0].dtype)]
 
 
 def broadcast_shape(op: str, left: Shape, right: Shape) -> Shape:
@@ -331,8 +268,8 @@ def _unary(name: str) -> Callable[[Any], Tensor]:
     def function(x: Any) -> Tensor:
         return apply(Unary(name), as_tensor(x))[0]
 
-    kind = TAKES.get(name, "floats")
-    return _documented(function, name, UNARY[name][0], f"x        [dims...], {kind}", "the same")
+    row = UNARY[name]
+    return _documented(function, name, row, f"x        [dims...], {row.takes}", "the same")
 
 
 def _binary(name: str) -> Callable[[Any, Any], Tensor]:
@@ -340,33 +277,81 @@ def _binary(name: str) -> Callable[[Any, Any], Tensor]:
         x, y = both(x, y)
         return apply(Binary(name), x, y)[0]
 
-    kind = TAKES.get(name, "numbers") or "one dtype"
-    dims = f"x, y     one side's dims contain the other's; {kind}"
-    return _documented(function, name, BINARY[name][0], dims, "the larger dims")
+    row = BINARY[name]
+    dims = f"x, y     one side's dims contain the other's; {row.takes or 'one dtype'}"
+    return _documented(function, name, row, dims, "the larger dims")
 
 
-def _documented(function: Any, name: str, what: str, dims: str, made: str) -> Any:
+def _documented(function: Any, name: str, row: Function, dims: str, made: str) -> Any:
     function.__name__ = function.__qualname__ = name
-    if name in ("is_finite", *(n for n, row in BINARY.items() if row[1] == "bool")):
-        made += ", bools"
-    function.__doc__ = f"Elementwise: {what}.\n\nDims:\n    {dims}\n    returns  {made}\n"
+    made += ", bools" if row.gives == "bool" else ""
+    function.__doc__ = f"Elementwise: {row.what}.\n\nDims:\n    {dims}\n    returns  {made}\n"
     return function
 
 
 negative, exp, expm1, log, log1p = map(_unary, ("negative", "exp", "expm1", "log", "log1p"))
 sqrt, rsqrt, square, reciprocal = map(_unary, ("sqrt", "rsqrt", "square", "reciprocal"))
-abs, sign, sin, cos, tanh = map(_unary, ("abs", "sign", "sin", "cos", "tanh"))
-sigmoid, relu, gelu, gelu_tanh = map(_unary, ("sigmoid", "relu", "gelu", "gelu_tanh"))
-silu, softplus, erf = map(_unary, ("silu", "softplus", "erf"))
-floor, ceil, round = map(_unary, ("floor", "ceil", "round"))
-is_finite, logical_not = map(_unary, ("is_finite", "logical_not"))
+abs, sign, floor, ceil, round = map(_unary, ("abs", "sign", "floor", "ceil", "round"))
+sin, cos, tan, asin, acos, atan = map(_unary, ("sin", "cos", "tan", "asin", "acos", "atan"))
+sinh, cosh, tanh = map(_unary, ("sinh", "cosh", "tanh"))
+asinh, acosh, atanh = map(_unary, ("asinh", "acosh", "atanh"))
+sigmoid, log_sigmoid, relu, relu6 = map(_unary, ("sigmoid", "log_sigmoid", "relu", "relu6"))
+elu, selu, gelu, gelu_tanh = map(_unary, ("elu", "selu", "gelu", "gelu_tanh"))
+silu, softplus, softsign = map(_unary, ("silu", "softplus", "softsign"))
+erf, erfc, lgamma, digamma = map(_unary, ("erf", "erfc", "lgamma", "digamma"))
+is_finite, is_inf, is_nan = map(_unary, ("is_finite", "is_inf", "is_nan"))
+logical_not, bitwise_not = map(_unary, ("logical_not", "bitwise_not"))
 
 add, subtract, multiply, divide = map(_binary, ("add", "subtract", "multiply", "divide"))
-maximum, minimum, pow = map(_binary, ("maximum", "minimum", "pow"))
-floordiv, mod = map(_binary, ("floordiv", "mod"))
+maximum, minimum, pow, atan2 = map(_binary, ("maximum", "minimum", "pow", "atan2"))
+divide_no_nan, xlogy = map(_binary, ("divide_no_nan", "xlogy"))
+squared_difference, floordiv, mod = map(_binary, ("squared_difference", "floordiv", "mod"))
 equal, not_equal, less = map(_binary, ("equal", "not_equal", "less"))
 less_equal, greater, greater_equal = map(_binary, ("less_equal", "greater", "greater_equal"))
-logical_and, logical_or = map(_binary, ("logical_and", "logical_or"))
+logical_and, logical_or, logical_xor = map(_binary, ("logical_and", "logical_or", "logical_xor"))
+bitwise_and, bitwise_or, bitwise_xor = map(_binary, ("bitwise_and", "bitwise_or", "bitwise_xor"))
+left_shift, right_shift = map(_binary, ("left_shift", "right_shift"))
+
+
+def leaky_relu(x: Any, alpha: float = 0.2) -> Tensor:
+    """x where it is positive, else alpha x.
+
+    Dims:
+        x        [dims...], floats
+        returns  the same
+
+    Raises:
+        DtypeError: x is not floats.
+
+    Source: Maas et al., 2013.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.leaky_relu(ml.constant([2.0, -2.0], "d")).numpy()
+        array([ 2. , -0.4], dtype=float32)
+    """
+    return apply(LeakyRelu(float(alpha)), as_tensor(x))[0]
+
+
+def polygamma(x: Any, order: int) -> Tensor:
+    """The derivative of digamma of an order, 1 or more.
+
+    Dims:
+        x        [dims...], floats
+        returns  the same
+
+    Raises:
+        DtypeError: x is not floats.
+        ProgramError: the order is less than 1.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.polygamma(ml.constant([1.0], "d"), 1).numpy().round(3)
+        array([1.645], dtype=float32)
+    """
+    if order < 1:
+        raise ProgramError(message(f"polygamma: the order is {order}.", fix="1 or more"))
+    return apply(Polygamma(order), as_tensor(x))[0]
 
 
 def where(condition: Any, x: Any, y: Any) -> Tensor:

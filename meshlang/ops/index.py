@@ -39,7 +39,7 @@ class Gather(Op):
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         table, index = xs[0], xs[1]
-        _check_index("gather", self.dims, xs[1:])
+        check_index("gather", self.dims, xs[1:])
         check_twins("gather", [table.shape, index.shape])
         kept = [d for d in index.shape if d not in self.summed]
         rest = [d for d in table.shape if d not in self.dims and d not in index.shape]
@@ -86,7 +86,7 @@ class ScatterAdd(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         values, index = xs[0], xs[1]
         check_kind("scatter_add", values, "numbers")
-        _check_index("scatter_add", self.dims, xs[1:])
+        check_index("scatter_add", self.dims, xs[1:])
         check_twins("scatter_add", [values.shape, index.shape, self.shape])
         return (Spec(self.shape, values.dtype),)
 
@@ -135,14 +135,15 @@ class OneHot(Op):
     dtype: str
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        _check_index("one_hot", (), xs)
+        check_index("one_hot", (), xs)
         return (Spec(xs[0].shape + self.dim, self.dtype),)
 
     def vjp(self, xs, ys, gs):
         return (None,)
 
 
-def _check_index(op: str, dims: tuple[Dim, ...], index: tuple[Tensor, ...]) -> None:
+def check_index(op: str, dims: tuple[Dim, ...], index: tuple[Tensor, ...]) -> None:
+    """Refuse what is no index into these dims."""
     rows = [(f"index {n}", f"{i.shape} {i.dtype}") for n, i in enumerate(index)]
     for i in index:
         if i.dtype != "int32":

@@ -1,4 +1,4 @@
-"""Along an order: running sums, the largest k."""
+"""By size: the largest k, sorting, the n-th largest."""
 
 from __future__ import annotations
 
@@ -10,59 +10,6 @@ from meshlang.dtypes import check_kind
 from meshlang.errors import DimError, message
 from meshlang.program import FLOATS, Op, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
-
-
-@dataclass(frozen=True)
-class CumSum(Op):
-    """Running sums along one dim."""
-
-    dim: Dim
-    exclusive: bool
-    reverse: bool
-
-    @property
-    def label(self) -> str:
-        return "cumsum"
-
-    @property
-    def detail(self) -> str:
-        words = [self.dim.label, *(w for w in ("exclusive", "reverse") if getattr(self, w))]
-        return " ".join(words)
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        check_kind("cumsum", xs[0], "numbers")
-        return (Spec(xs[0].shape, xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        return (apply(CumSum(self.dim, self.exclusive, not self.reverse), gs[0])[0],)
-
-    def plan(self, b, xs, outs):
-        """Over a divided dim: run locally, then add the totals of the blocks before."""
-        axes = b.axes(self.dim)
-        local = b.local(self, xs, outs)
-        if not axes:
-            return local
-        from meshlang.ops.elementwise import Binary
-        from meshlang.ops.reduce import Reduce
-
-        small = Spec(Shape(d for d in xs[0].shape if d != self.dim), xs[0].dtype)
-        total = b.local(Reduce("sum", (self.dim,)), xs, [small])[0]
-        blocks = b.blocks_dim(self.dim)
-        totals = b.gather_blocks(total, blocks, axes)
-        before = b.local(BlocksBefore(self.dim, self.reverse, axes), [totals], [small])
-        return b.local(Binary("add"), [local[0], before[0]], outs)
-
-
-@dataclass(frozen=True)
-class BlocksBefore(Op):
-    """Of the totals of all blocks: the sum over those before (or after) this processor's own."""
-
-    dim: Dim
-    reverse: bool
-    axes: tuple[str, ...]
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        return (Spec(Shape(xs[0].shape[1:]), xs[0].dtype),)
 
 
 class TopK(NamedTuple):
@@ -165,26 +112,145 @@ def top_k(x: Any, dim: str, *, into: str | Dim) -> TopK:
     return TopK(*apply(Largest(x.shape[dim], new), x))
 
 
-def cumsum(x: Any, dim: str, *, exclusive: bool = False, reverse: bool = False) -> Tensor:
-    """Running sums along a dim. Over a divided dim one total of each block travels.
+@dataclass(frozen=True)
+class Sort(Op):
+    """The values along a dim in order, and where each stood; equal ones stay in theirs."""
 
-    Args:
-        x: numbers.
-        dim: along which.
-        exclusive: leave the element itself out.
-        reverse: from the end.
+    dim: Dim
+    descending: bool
+
+    @property
+    def detail(self) -> str:
+        return self.dim.label + (" descending" if self.descending else "")
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("sort", xs[0], "numbers")
+        return (Spec(xs[0].shape, xs[0].dtype), Spec(xs[0].shape, "int32"))
+
+    def vjp(self, xs, ys, gs):
+        if xs[0].dtype not in FLOATS:
+            return (None,)
+        return (apply(Permuted(self.dim, back=True), gs[0], ys[1])[0],)
+
+    def plan(self, b, xs, outs):
+        """Along a divided dim: all of it is gathered, sorted, and cut again."""
+        made = b.local(self, [b.gather(xs[0], self.dim.name)], outs, whole=(self.dim.name,))
+        return [b.move(value, spec.shape) for value, spec in zip(made, outs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Permuted(Op):
+    """x read at an index along a dim, of which each row is a permutation; or `back`, written."""
+
+    dim: Dim
+    back: bool
+
+    @property
+    def detail(self) -> str:
+        return self.dim.label + (" back" if self.back else "")
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(xs[0].shape, xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        return (apply(Permuted(self.dim, not self.back), gs[0], xs[1])[0], None)
+
+    def plan(self, b, xs, outs):
+        xs = [b.gather(x, self.dim.name) for x in xs]
+        made = b.local(self, xs, outs, whole=(self.dim.name,))
+        return [b.move(made[0], outs[0].shape)]
+
+
+def sort(x: Any, dim: str, *, descending: bool = False) -> Tensor:
+    """The values along a dim from the smallest to the largest, or the other way.
+
+    A divided dim is gathered for it, as the plan says.
 
     Dims:
-        x        [dim rest...]
+        x        [dim rest...], numbers
         returns  the same
 
     Raises:
+        DimError: x lacks the dim.
         DtypeError: x holds bools.
 
     Example:
         >>> import meshlang as ml
-        >>> ml.cumsum(ml.constant([1, 2, 3], "n"), "n", exclusive=True).numpy()
-        array([0, 1, 3], dtype=int32)
+        >>> ml.sort(ml.constant([3, 1, 2], "n"), "n").numpy()
+        array([1, 2, 3], dtype=int32)
     """
     x = as_tensor(x)
-    return apply(CumSum(x.shape[dim], exclusive, reverse), x)[0]
+    return apply(Sort(x.shape[dim], descending), x)[0]
+
+
+def argsort(x: Any, dim: str, *, descending: bool = False) -> Tensor:
+    """Where the values stand that `sort` gives; of equal ones the first comes first. No gradient.
+
+    Dims:
+        x        [dim rest...], numbers
+        returns  the same, int32
+
+    Raises:
+        DimError: x lacks the dim.
+        DtypeError: x holds bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.argsort(ml.constant([3, 1, 3], "n"), "n", descending=True).numpy()
+        array([0, 2, 1], dtype=int32)
+    """
+    x = as_tensor(x)
+    return apply(Sort(x.shape[dim], descending), x)[1]
+
+
+def nth_largest(x: Any, dim: str, n: int) -> Tensor:
+    """The n-th largest value along a dim; 0 is the largest. Over a divided dim as `top_k`.
+
+    Dims:
+        x        [dim rest...], numbers
+        returns  [rest...]
+
+    Raises:
+        DimError: the dim has no n-th element.
+        DtypeError: x holds bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.nth_largest(ml.constant([4.0, 7.0, 5.0], "n"), "n", 1).numpy()
+        array(5., dtype=float32)
+    """
+    return _nth("nth_largest", x, dim, n)
+
+
+def nth_smallest(x: Any, dim: str, n: int) -> Tensor:
+    """The n-th smallest value along a dim; 0 is the smallest. Over a divided dim as `top_k`.
+
+    Dims:
+        x        [dim rest...], numbers with a sign
+        returns  [rest...]
+
+    Raises:
+        DimError: the dim has no n-th element.
+        DtypeError: x holds bools, or integers without a sign.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.nth_smallest(ml.constant([4.0, 7.0, 5.0], "n"), "n", 2).numpy()
+        array(7., dtype=float32)
+    """
+    x = as_tensor(x)
+    check_kind("nth_smallest", x, "signed numbers")
+    return -_nth("nth_smallest", -x, dim, n)
+
+
+def _nth(op: str, x: Any, dim: str, n: int) -> Tensor:
+    from meshlang.ops.index import gather
+
+    x = as_tensor(x)
+    along = x.shape[dim]
+    if not 0 <= n < along.size:
+        rows = [("operand", x.shape), ("n", n)]
+        raise DimError(message(f"{op}: {along!r} has no such element.", rows, "0 is the first"))
+    some = Dim(f"{along.name}.{op}", n + 1)
+    values = apply(Largest(along, some), x)[0]
+    return gather(values, as_tensor(n), dim=some.name)

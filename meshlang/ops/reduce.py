@@ -1,15 +1,16 @@
-"""Reductions over named dims, and the softmax family."""
+"""Reductions over named dims."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import prod as product_of
 from typing import Any
 
 from meshlang.dims import Dim, Shape
 from meshlang.dtypes import check_kind
-from meshlang.program import Op, Spec, apply, as_tensor
+from meshlang.errors import DimError, message
+from meshlang.program import NARROW, Op, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
 
 _BOOL = ("any", "all")
@@ -19,7 +20,7 @@ _COLLECTIVE = {"max": "max", "min": "min", "any": "max", "all": "min"}
 
 @dataclass(frozen=True)
 class Reduce(Op):
-    """sum, max, min, any or all over dims."""
+    """sum, prod, max, min, any or all over dims."""
 
     kind: str
     dims: tuple[Dim, ...]
@@ -52,141 +53,83 @@ class Reduce(Op):
             return (None,)
         if self.kind == "sum":
             return (expand_to(gs[0], xs[0].shape),)
+        if self.kind == "prod":
+            return (_product_cotangent(xs[0], self.dims, gs[0]),)
         ties = cast(equal(xs[0], ys[0]), gs[0].dtype)
         return (ties * (gs[0] / sum_dims(ties, self.dims)),)
 
     def plan(self, b, xs, outs):
-        made = tuple(a for d in self.dims for a in b.axes(d))
+        made = axes_of(b, self.dims)
+        if self.kind == "prod":
+            return [_product_of_blocks(b, b.local(self, xs, outs)[0], made, outs)]
         if self.kind == "sum":
-            if made and outs[0].dtype in ("bfloat16", "float16"):
-                wide = b.local(self, [b.cast(xs[0], b.high)], [Spec(outs[0].shape, b.high)], made)
-                return [b.cast(b.pay(wide[0]), outs[0].dtype)]
+            if made and outs[0].dtype in NARROW:
+                xs, outs = [b.cast(xs[0], b.high)], [Spec(outs[0].shape, b.high)]
             return b.local(self, xs, outs, pending=made)
         part = b.local(self, xs, outs)[0]
         return [b.all_reduce(part, made, _COLLECTIVE[self.kind])]
 
 
-@dataclass(frozen=True)
-class LogSumExp(Op):
-    """log of the sum of exponentials over one dim, without overflow."""
+def axes_of(b: Any, dims: Iterable[Dim]) -> tuple[str, ...]:
+    """All the axes along which dims lie."""
+    return tuple(a for d in dims for a in b.axes(d))
 
+
+def _product_of_blocks(b: Any, part: Any, axes: tuple[str, ...], outs: Sequence[Spec]) -> Any:
+    """No collective multiplies: the product of each block is gathered, and all multiplied."""
+    if not axes:
+        return part
+    blocks = Dim("blocks", b.tables.mesh.ways(axes))
+    return b.local(Reduce("prod", (blocks,)), [b.gather_blocks(part, blocks, axes)], outs)[0]
+
+
+def _product_cotangent(x: Tensor, dims: tuple[Dim, ...], g: Tensor) -> Tensor:
+    """g times the product of all the other elements, which a quotient is not where one is zero."""
+    from meshlang.ops.running import cumprod
+
+    *inner, last = dims
+    if inner:
+        g = _product_cotangent(apply(Reduce("prod", tuple(inner)), x)[0], (last,), g)
+        return _product_cotangent(x, tuple(inner), g)
+    before = cumprod(x, last.label, exclusive=True)
+    after = cumprod(x, last.label, exclusive=True, reverse=True)
+    return before * after * g
+
+
+@dataclass(frozen=True)
+class ArgExtreme(Op):
+    """The index of the largest ("max") or smallest ("min") value over one dim, the first of equal.
+
+    Its label is argmax or argmin.
+    """
+
+    kind: str
     dim: Dim
 
     @property
     def label(self) -> str:
-        return "logsumexp"
+        return f"arg{self.kind}"
 
     @property
     def detail(self) -> str:
         return self.dim.label
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        check_kind("logsumexp", xs[0], "floats")
-        return (Spec(Shape(d for d in xs[0].shape if d != self.dim), xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        from meshlang.ops.elementwise import exp
-
-        return (gs[0] * exp(xs[0] - ys[0]),)
-
-    def plan(self, b, xs, outs):
-        if not b.axes(self.dim):
-            return b.local(self, xs, outs)
-        from meshlang.ops.elementwise import Binary, Unary
-
-        # Below an infinite maximum nothing would be left but NaN; zero serves as well there.
-        top = b.local(FiniteOrZero(), [_top(b, xs[0], self.dim, outs[0])], outs)[0]
-        total = _paid_sum(b, _shifted_exp(b, xs[0], top), self.dim, outs[0])
-        return b.local(Binary("add"), [b.local(Unary("log"), [total], outs)[0], top], outs)
-
-
-@dataclass(frozen=True)
-class Softmax(Op):
-    """Exponentials over one dim, divided by their sum."""
-
-    dim: Dim
-
-    @property
-    def detail(self) -> str:
-        return self.dim.label
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        check_kind("softmax", xs[0], "floats")
-        return (Spec(xs[0].shape, xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        weighted = gs[0] * ys[0]
-        return (weighted - ys[0] * sum_dims(weighted, [self.dim]),)
-
-    def plan(self, b, xs, outs):
-        if not b.axes(self.dim):
-            return b.local(self, xs, outs)
-        from meshlang.ops.elementwise import Binary
-
-        small = Spec(Shape(d for d in xs[0].shape if d != self.dim), xs[0].dtype)
-        shifted = _shifted_exp(b, xs[0], _top(b, xs[0], self.dim, small))
-        total = _paid_sum(b, shifted, self.dim, small)
-        return b.local(Binary("divide"), [shifted, total], outs)
-
-
-def _top(b: Any, x: Any, dim: Dim, small: Spec) -> Any:
-    """The maximum over a divided dim."""
-    return b.all_reduce(b.local(Reduce("max", (dim,)), [x], [small])[0], b.axes(dim), "max")
-
-
-def _shifted_exp(b: Any, x: Any, top: Any) -> Any:
-    """The exponentials of what is left below the maximum."""
-    from meshlang.ops.elementwise import Binary, Unary
-
-    like = [Spec(x.shape, x.dtype)]
-    return b.local(Unary("exp"), b.local(Binary("subtract"), [x, top], like), like)[0]
-
-
-def _paid_sum(b: Any, x: Any, dim: Dim, small: Spec) -> Any:
-    part = b.local(Reduce("sum", (dim,)), [x], [small], pending=b.axes(dim))
-    return b.pay(part[0])
-
-
-@dataclass(frozen=True)
-class FiniteOrZero(Op):
-    """Of a block: x where it is finite, else zero."""
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        return (Spec(xs[0].shape, xs[0].dtype),)
-
-    def vjp(self, xs, ys, gs):
-        return (None,)
-
-
-@dataclass(frozen=True)
-class ArgMax(Op):
-    """The index of the largest value over one dim; the first of equal ones."""
-
-    dim: Dim
-
-    @property
-    def label(self) -> str:
-        return "argmax"
-
-    @property
-    def detail(self) -> str:
-        return self.dim.label
-
-    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
-        check_kind("argmax", xs[0], "numbers")
+        check_kind(self.label, xs[0], "numbers")
         return (Spec(Shape(d for d in xs[0].shape if d != self.dim), "int32"),)
 
     def vjp(self, xs, ys, gs):
         return (None,)
 
     def plan(self, b, xs, outs):
-        """Over a divided dim: the global maximum, then the least index that has it."""
+        """Over a divided dim: the extreme of all, then the least index that has it."""
         axes = b.axes(self.dim)
         if not axes:
             return b.local(self, xs, outs)
         small = Spec(outs[0].shape, xs[0].dtype)
-        top = b.all_reduce(b.local(Reduce("max", (self.dim,)), xs, [small])[0], axes, "max")
-        first = b.local(FirstEqual(self.dim), [xs[0], top], outs)
+        part = b.local(Reduce(self.kind, (self.dim,)), xs, [small])[0]
+        extreme = b.all_reduce(part, axes, self.kind)
+        first = b.local(FirstEqual(self.dim), [xs[0], extreme], outs)
         return [b.all_reduce(first[0], axes, "min")]
 
 
@@ -201,6 +144,14 @@ class FirstEqual(Op):
 
     def vjp(self, xs, ys, gs):
         return (None, None)
+
+
+def some_dims(op: str, x: Tensor, names: str) -> tuple[Dim, ...]:
+    """The dims of x with these names; at least one."""
+    dims = x.shape.pick(names)
+    if not dims:
+        raise DimError(message(f"{op}: no dim is named.", [("operand", x.shape)], "name one"))
+    return dims
 
 
 def _dims(x: Tensor, names: str | None) -> tuple[Dim, ...]:
@@ -260,7 +211,87 @@ def mean(x: Any, dims: str | None = None) -> Tensor:
     x = as_tensor(x)
     check_kind("mean", x, "floats")
     wide = cast(x, "high") if x.dtype in ("bfloat16", "float16") else x
-    return cast(sum(wide, dims) * (1.0 / prod(d.size for d in _dims(x, dims))), x.dtype)
+    return cast(sum(wide, dims) * (1.0 / product_of(d.size for d in _dims(x, dims))), x.dtype)
+
+
+def prod(x: Any, dims: str | None = None) -> Tensor:
+    """The product over dims, all of them by default; its gradient is right at zeros too.
+
+    Over divided dims the product of each block travels.
+
+    Dims:
+        x        [dims... rest...], numbers
+        returns  [rest...]
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.prod(ml.constant([[1, 5], [3, 4]], "a b"), "b").numpy()
+        array([ 5, 12], dtype=int32)
+    """
+    return _reduce("prod", x, dims)
+
+
+def variance(x: Any, dims: str | None = None) -> Tensor:
+    """The mean squared distance from the mean over dims, all of them by default.
+
+    Over divided dims two small sums are paid, of x and of the squared distances: one sum of x and
+    of its squares would lose all digits where the mean is large beside the deviation.
+
+    Dims:
+        x        [dims... rest...], floats
+        returns  [rest...]
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is not floats.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.variance(ml.constant([[1.0, 3.0], [4.0, 4.0]], "a b"), "b").numpy()
+        array([1., 0.], dtype=float32)
+    """
+    from meshlang.ops.elementwise import cast
+
+    x = as_tensor(x)
+    check_kind("variance", x, "floats")
+    return cast(_moments(x, dims)[1], x.dtype)
+
+
+def standardize(x: Any, dims: str | None = None, *, epsilon: float = 1e-6) -> Tensor:
+    """x less its mean, over its deviation: (x - mean(x)) / sqrt(variance(x) + epsilon).
+
+    Dims:
+        x        [dims... rest...], floats
+        returns  as x
+
+    Raises:
+        DimError: x lacks one of the dims.
+        DtypeError: x is not floats.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.standardize(ml.constant([1.0, 3.0], "d")).numpy().round(3)
+        array([-1.,  1.], dtype=float32)
+    """
+    from meshlang.ops.elementwise import cast, rsqrt
+
+    x = as_tensor(x)
+    check_kind("standardize", x, "floats")
+    distance, variance = _moments(x, dims)
+    return cast(distance * rsqrt(variance + epsilon), x.dtype)
+
+
+def _moments(x: Tensor, dims: str | None) -> tuple[Tensor, Tensor]:
+    """The distances from the mean and the mean of their squares; of short floats in "high"."""
+    from meshlang.ops.elementwise import cast, square
+
+    wide = cast(x, "high") if x.dtype in ("bfloat16", "float16") else x
+    distance = wide - mean(wide, dims)
+    return distance, mean(square(distance), dims)
 
 
 def max(x: Any, dims: str | None = None) -> Tensor:
@@ -339,78 +370,6 @@ def all(x: Any, dims: str | None = None) -> Tensor:
     return _reduce("all", x, dims)
 
 
-def logsumexp(x: Any, dim: str) -> Tensor:
-    """log(sum(exp(x))) over one dim. Over a divided dim: one max and one sum, both small.
-
-    Dims:
-        x        [dim rest...], floats
-        returns  [rest...]
-
-    Raises:
-        DimError: x lacks the dim.
-        DtypeError: x is not floats.
-
-    Example:
-        >>> import meshlang as ml
-        >>> ml.logsumexp(ml.constant([1000.0, 1000.0], "d"), "d").numpy().round(2)
-        np.float32(1000.69)
-    """
-    x = as_tensor(x)
-    return apply(LogSumExp(x.shape[dim]), x)[0]
-
-
-def softmax(x: Any, dim: str, *, extra_logit: Any = None) -> Tensor:
-    """exp(x) / sum(exp(x)) over one dim. Over a divided dim: one max and one sum, both small.
-
-    Args:
-        x: the logits.
-        dim: over which the results add up to one.
-        extra_logit: one more logit, whose share is left out of the result.
-
-    Dims:
-        x             [dim rest...], floats
-        extra_logit   any of rest, or a number
-        returns       as x
-
-    Raises:
-        DimError: x lacks the dim, or `extra_logit` has dims that x lacks.
-        DtypeError: x is not floats.
-
-    Example:
-        >>> import meshlang as ml
-        >>> x = ml.constant([2.0, 2.0], "d")
-        >>> ml.softmax(x, "d").numpy(), ml.softmax(x, "d", extra_logit=2.0).numpy().round(3)
-        (array([0.5, 0.5], dtype=float32), array([0.333, 0.333], dtype=float32))
-    """
-    from meshlang.ops.elementwise import exp, softplus
-
-    x = as_tensor(x)
-    if extra_logit is None:
-        return apply(Softmax(x.shape[dim]), x)[0]
-    total = logsumexp(x, dim)
-    return exp(x - (total + softplus(extra_logit - total)))
-
-
-def log_softmax(x: Any, dim: str) -> Tensor:
-    """x - logsumexp(x) over one dim.
-
-    Dims:
-        x        [dim rest...], floats
-        returns  as x
-
-    Raises:
-        DimError: x lacks the dim.
-        DtypeError: x is not floats.
-
-    Example:
-        >>> import meshlang as ml
-        >>> ml.log_softmax(ml.constant([10.0, 10.0], "d"), "d").numpy().round(3)
-        array([-0.693, -0.693], dtype=float32)
-    """
-    x = as_tensor(x)
-    return x - logsumexp(x, dim)
-
-
 def argmax(x: Any, dim: str) -> Tensor:
     """The index of the largest value over one dim, the first of equal ones. No gradient.
 
@@ -428,4 +387,24 @@ def argmax(x: Any, dim: str) -> Tensor:
         array([1, 0], dtype=int32)
     """
     x = as_tensor(x)
-    return apply(ArgMax(x.shape[dim]), x)[0]
+    return apply(ArgExtreme("max", x.shape[dim]), x)[0]
+
+
+def argmin(x: Any, dim: str) -> Tensor:
+    """The index of the smallest value over one dim, the first of equal ones. No gradient.
+
+    Dims:
+        x        [dim rest...], numbers
+        returns  [rest...], int32
+
+    Raises:
+        DimError: x lacks the dim.
+        DtypeError: x is bools.
+
+    Example:
+        >>> import meshlang as ml
+        >>> ml.argmin(ml.constant([[1, 5, 5], [3, 2, 1]], "a b"), "b").numpy()
+        array([0, 2], dtype=int32)
+    """
+    x = as_tensor(x)
+    return apply(ArgExtreme("min", x.shape[dim]), x)[0]

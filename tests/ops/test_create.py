@@ -53,6 +53,17 @@ NEW = (
     case("full", lambda: ml.full("batch:8 f:24", -1.5), lambda: np.full((8, 24), -1.5)),
     case("true", lambda: ml.full("batch:8", True, "bool"), lambda: np.full(8, True)),
     case("scalar", lambda: ml.constant(2.5, ""), lambda: np.array(2.5)),
+    case(
+        "like",
+        lambda x: [ml.zeros_like(x), ml.ones_like(x, "int32"), ml.full_like(x, 2.5)],
+        lambda x: [np.zeros_like(x), np.ones_like(x, "int32"), np.full_like(x, 2.5)],
+        gradients=False,
+        x="batch:8 d:16",
+    ),
+    case("eye", lambda: ml.eye("batch:8 d:16"), lambda: np.eye(8, 16)),
+    case(
+        "eye of ints", lambda: ml.eye("f:24 d:16", "int32"), lambda: np.eye(24, 16, dtype="int32")
+    ),
     case("range", lambda: ml.range("f:24"), lambda: np.arange(24, dtype="int32")),
     case("range of floats", lambda: ml.range("d:16", "high"), lambda: np.arange(16.0)),
     case(
@@ -378,6 +389,12 @@ constant: the array has elements that {held} cannot hold.
         ml.constant([np.nan], "d", "int32")
 
 
+@pytest.mark.parametrize("shape", ["a:2", "a:2 b:2 c:2"])
+def test_an_eye_has_two_dims(shape: str):
+    text = refused(ml.DimError, lambda: ml.eye(shape))
+    assert text == f"eye: it has two dims.\n  dims  [{shape}]\n  fix: 'row:4 column:4'"
+
+
 def test_unknown_dtypes():
     assert (
         refused(ml.DtypeError, lambda: ml.zeros("d:2", "flaot32"))
@@ -434,7 +451,7 @@ def test_random_numbers_are_floats():
         text
         == """\
 random_uniform makes floats, not int32.
-  fix: draw floats, and ml.cast what is made of them"""
+  fix: draw floats and ml.cast what is made of them, or ml.random_integers"""
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import meshlang as ml
 import meshlang.ops
-from meshlang.ops.elementwise import BINARY, UNARY
+from meshlang.ops.functions import BINARY, UNARY
 
 OPS = [name for name in meshlang.ops.__all__ if inspect.isfunction(getattr(ml, name))]
 

@@ -11,11 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import meshlang as ml
-from meshlang.ops.elementwise import BINARY, UNARY, Binary, Unary
+from meshlang.ops.elementwise import Binary, Unary
+from meshlang.ops.functions import BINARY, UNARY, Function
+from meshlang.ops.slopes import FUSED
 from tests.harness import (
     DOUBLE,
     Case,
-    Input,
     Laid,
     bools,
     case,
@@ -29,77 +30,11 @@ from tests.harness import (
     ints,
     layouts,
     run,
-    ties,
+    trace_error,
 )
+from tests.ops.functions import BINARY_ORACLES, UNARY_ORACLES, digamma, operand, polygamma
 
 LAYOUTS = layouts("batch d")
-_SQRT_HALF = math.sqrt(0.5)
-_erf = np.vectorize(math.erf)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-UNARY_ORACLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "negative": np.negative,
-    "exp": np.exp,
-    "expm1": np.expm1,
-    "log": np.log,
-    "log1p": np.log1p,
-    "sqrt": np.sqrt,
-    "rsqrt": lambda x: x**-0.5,
-    "square": np.square,
-    "reciprocal": np.reciprocal,
-    "abs": np.abs,
-    "sign": np.sign,
-    "sin": np.sin,
-    "cos": np.cos,
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "gelu": lambda x: 0.5 * x * (1.0 + _erf(x * _SQRT_HALF)),
-    "gelu_tanh": lambda x: (
-        0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    ),
-    "silu": lambda x: x * _sigmoid(x),
-    "softplus": lambda x: np.logaddexp(x, 0.0),
-    "erf": _erf,
-    "floor": np.floor,
-    "ceil": np.ceil,
-    "round": np.round,
-    "is_finite": np.isfinite,
-    "logical_not": np.logical_not,
-}
-BINARY_ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
-    "maximum": np.maximum,
-    "minimum": np.minimum,
-    "pow": np.power,
-    "floordiv": np.floor_divide,
-    "mod": np.mod,
-    "equal": np.equal,
-    "not_equal": np.not_equal,
-    "less": np.less,
-    "less_equal": np.less_equal,
-    "greater": np.greater,
-    "greater_equal": np.greater_equal,
-    "logical_and": np.logical_and,
-    "logical_or": np.logical_or,
-}
-POSITIVE = {"log", "log1p", "sqrt", "rsqrt", "reciprocal", "divide", "pow", "mod", "floordiv"}
-
-
-def operand(fn: str, shape: str) -> Input:
-    """Something that the function takes, away from its poles; comparisons meet equal numbers."""
-    if fn.startswith("logical"):
-        return bools(shape)
-    if fn in POSITIVE:
-        return floats(shape, low=0.5, high=3.0)
-    return ties(shape) if BINARY.get(fn, ("", "", ""))[1] == "bool" else floats(shape)
 
 
 def unary_cases() -> list[Case]:
@@ -166,6 +101,20 @@ def other_cases() -> list[Case]:
         ),
         case("operators", operators, operators, x=floats(big, 0.5, 3.0), y=floats(small, 0.5, 3.0)),
         case("operators on bools", boolean, boolean, x=bools(big), y=bools(small)),
+        case("operators on bits", bits, bits, x=ints(big, 99, -99), y=ints(small, 8)),
+        case("leaky_relu", ml.leaky_relu, lambda x: np.where(x > 0, x, 0.2 * x), x=big),
+        case(
+            "leaky_relu by 3",
+            lambda x: ml.leaky_relu(x, 3.0),
+            lambda x: np.where(x > 0, x, 3.0 * x),
+            x=big,
+        ),
+        case(
+            "polygamma",
+            lambda x: [ml.polygamma(x, 1), ml.digamma(x)],
+            lambda x: [polygamma(x), digamma(x)],
+            x=floats(big, 0.5, 3.0),
+        ),
     ]
 
 
@@ -177,12 +126,20 @@ def operators(x: Any, y: Any) -> list[Any]:
 
 
 def boolean(x: Any, y: Any) -> list[Any]:
-    return [x & y, x | y, ~x, x & True, False | x]
+    return [x & y, x | y, x ^ y, ~x, x & True, False | x, True ^ x]
+
+
+def bits(x: Any, y: Any) -> list[Any]:
+    return [x & y, x | y, x ^ y, ~x, x & 3, 4 | x, 7 ^ x, x << 2, x >> 1, 1 << y, 99 >> y]
 
 
 CASES = (*unary_cases(), *binary_cases(), *where_cases(), *other_cases())
+FLOATING = [n for n, row in UNARY.items() if row.takes not in ("bools", "integers")]
 #: where a derivative is zero almost everywhere, and central differences meet no jump
-STEPS = ("is_finite", "logical", "equal", "not_equal", "less", "greater", "where bools", "cast")
+STEPS = (
+    *("is_", "logical", "bitwise", "left_shift", "right_shift", "where bools", "cast"),
+    *("equal", "not_equal", "less", "greater", "operators on"),
+)
 
 
 def test_every_function_of_the_tables_has_an_oracle():
@@ -194,7 +151,7 @@ def test_values_are_those_of_numpy():
 
 
 def test_gradients_are_slopes():
-    smooth = [c for c in CASES if not c.name.startswith(STEPS) and c.name != "operators on bools"]
+    smooth = [c for c in CASES if not c.name.startswith(STEPS)]
     check_slopes(smooth)
 
 
@@ -202,9 +159,41 @@ def test_a_second_gradient_is_the_slope_of_the_first():
     def slope(name: str) -> Callable[[ml.Tensor], ml.Tensor]:
         return lambda x: ml.gradients(ml.sum(getattr(ml, name)(x)), [x])[0]
 
-    linear = {"negative", "relu", "abs", "sign", "floor", "ceil", "round", "is_finite"}
-    curved = [n for n in UNARY if n not in linear and n != "logical_not"]
+    linear = {"negative", "relu", "relu6", "abs", "sign", "floor", "ceil", "round"}
+    curved = [n for n, row in UNARY.items() if n not in linear and is_smooth(row)]
     check_slopes([case(n, slope(n), x=operand(n, "d:5")) for n in curved])
+
+
+def is_smooth(row: Function) -> bool:
+    return row.gives == "same" and row.takes != "integers"
+
+
+def test_second_gradients_of_two_operands():
+    def slopes(name: str) -> Callable[..., list[ml.Tensor]]:
+        return lambda x, y: ml.gradients(ml.sum(getattr(ml, name)(x, y)), [x, y])
+
+    curved = ("multiply", "divide", "divide_no_nan", "pow", "squared_difference", "xlogy", "atan2")
+    assert set(curved) < {n for n, row in BINARY.items() if is_smooth(row)}
+    big, small = "batch:3 d:5", "d:5"
+    check_slopes(
+        [
+            case(f"{n} of {x} {y}", slopes(n), x=operand(n, x), y=operand(n, y))
+            for n in curved
+            for x, y in ((big, small), (small, big), (big, big))
+        ]
+    )
+
+
+def test_second_gradients_of_leaky_relu_and_polygamma():
+    def slope(fn: Callable[[ml.Tensor], ml.Tensor]) -> Callable[[ml.Tensor], ml.Tensor]:
+        return lambda x: ml.gradients(ml.sum(ml.square(fn(x))), [x])[0]
+
+    check_slopes(
+        [
+            case("leaky", slope(ml.leaky_relu), x="d:8"),
+            case("polygamma", slope(lambda x: ml.polygamma(x, 1)), x=floats("d:8", 0.5, 3.0)),
+        ]
+    )
 
 
 @pytest.mark.parametrize("laid", drawn("elementwise", LAYOUTS, draws=3))
@@ -259,10 +248,39 @@ widened = late(lambda x: ml.cast(x, "float64"), "s")
 PENDING = tuple(pending_cases())
 
 
+def slope_cases() -> list[Case]:
+    """The cotangent of x is a sum over f, and may pass the slope before it is paid."""
+    fns = {n: getattr(ml, n) for n in FUSED} | {"leaky_relu": ml.leaky_relu}
+    return [
+        case(
+            f"{n} before a product",
+            lambda x, w, f=fn: ml.einsum(f(x), w, reduce="d"),
+            x=operand(n, "batch:8 d:16"),
+            w="d:16 f:24",
+        )
+        for n, fn in fns.items()
+    ]
+
+
+SLOPES = tuple(slope_cases())
+
+
+@pytest.mark.parametrize("laid", drawn("slopes", layouts("f batch d"), draws=2))
+def test_a_pending_cotangent_passes_a_slope(laid: Laid):
+    check(SLOPES, laid)
+
+
+def test_a_slope_is_one_op():
+    program = ml.trace(lambda x: ml.gradients(ml.sum(ml.relu(x)), [x])[0], x=ml.spec("d:8"))
+    labels = [node.op.label for node in program.nodes]
+    assert labels[-1] == "relu_slope"
+    assert "greater" not in labels
+
+
 def test_sums_pass_linear_functions_alone():
     passing = {n for n in UNARY if Unary(n).passes(0) != "no"}
     passing |= {n for n in BINARY if {Binary(n).passes(0), Binary(n).passes(1)} != {"no"}}
-    assert passing == {"negative", "add", "subtract", "multiply", "divide"}
+    assert passing == {"negative", "add", "subtract", "multiply", "divide", "divide_no_nan"}
 
 
 @pytest.mark.parametrize("laid", drawn("pending sums", LAYOUTS, draws=3))
@@ -339,12 +357,36 @@ def test_powers_of_zero_and_of_negative_numbers():
     assert gradient_of(ml.pow, x, y) == [[0.0, 1.0, 0.0, 12.0, 0.0], [0.0] * 5]
 
 
+def test_what_has_no_value_is_zero_and_leaks_nothing():
+    zero, x = [0.0, 0.0, 0.0, 2.0], [0.0, -1.0, 2.0, 0.0]
+    safe = ml.xlogy(ml.constant(zero, "d"), ml.constant(x, "d")).numpy()
+    np.testing.assert_array_equal(safe, [0.0, 0.0, 0.0, -math.inf])
+    log_2 = pytest.approx(math.log(2.0))
+    assert gradient_of(ml.xlogy, zero[:3], x[:3]) == [[0.0, 0.0, log_2], [0.0, 0.0, 0.0]]
+    assert gradient_of(ml.divide_no_nan, [1.0, 0.0, 1.0], [0.0, 0.0, 2.0]) == [
+        [0.0, 0.0, 0.5],
+        [0.0, 0.0, -0.25],
+    ]
+    assert gradient_of(ml.atan2, [0.0, 0.0], [0.0, 2.0]) == [[0.0, 0.5], [0.0, 0.0]]
+
+
+def test_integers_divide_down_and_bits_shift_with_their_sign():
+    x, y = ml.constant([7, -7, 7, -7], "d"), ml.constant([2, 2, -2, -2], "d")
+    assert list((x // y).numpy()) == [3, -4, -4, 3]
+    assert list((x % y).numpy()) == [1, 1, -1, -1]
+    assert list(ml.right_shift(x, 1).numpy()) == [3, -4, 3, -4]
+    assert list((x**2).numpy()) == [49, 49, 49, 49]
+
+
+def test_polygamma_of_order_0():
+    text = trace_error(ml.ProgramError, lambda x: ml.polygamma(x, 0), x="d:8")
+    assert text == "polygamma: the order is 0.\n  fix: 1 or more"
+
+
 def test_infinities_and_nans_are_the_same_under_a_layout():
     special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e308, -1e308, 1.0])
     cases = [
-        case(n, getattr(ml, n), x=given("batch:8", special), gradients=False)
-        for n in UNARY
-        if n != "logical_not"
+        case(n, getattr(ml, n), x=given("batch:8", special), gradients=False) for n in FLOATING
     ]
     check(cases, Laid("all:8", "batch:all"))
 
@@ -376,7 +418,7 @@ def test_broadcasting_is_expanding(shapes: tuple[str, str]):
     np.testing.assert_array_equal(found["law/value/broadcast"], found["law/value/expanded"])
 
 
-@for_all(st.lists(st.sampled_from(sorted(set(UNARY) - {"logical_not"})), min_size=1, max_size=4))
+@for_all(st.lists(st.sampled_from(sorted(FLOATING)), min_size=1, max_size=4))
 @settings(max_examples=15)
 def test_the_gradient_of_a_sum_is_the_sum_of_gradients(names: list[str]):
     def summed(x: ml.Tensor) -> dict[str, ml.Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import meshlang as ml
-from meshlang.ops.elementwise import BINARY, TAKES, UNARY
+from meshlang.ops.functions import BINARY, UNARY
 from meshlang.program import DTYPES, FLOATS, INTEGERS
 from tests.harness import Case, Input, Laid, bools, case, check, ints, trace_error
 
@@ -16,19 +16,21 @@ DTYPES_OF = {
     "": DTYPES,
     "floats": FLOATS,
     "bools": ("bool",),
+    "integers": INTEGERS,
     "numbers": (*FLOATS, *INTEGERS),
     "signed numbers": (*FLOATS, "int64", "int32"),
 }
 FIXES = {
     "floats": "ml.cast(x, 'compute')",
     "bools": "compare first, e.g. x > 0",
+    "integers": "ml.cast(x, 'int32')",
     "numbers": "ml.cast(x, 'int32')",
     "signed numbers": "ml.cast(x, 'int32')",
 }
 
 
 def kind_of(fn: str) -> str:
-    return TAKES.get(fn, "floats" if fn in UNARY else "numbers")
+    return (UNARY[fn] if fn in UNARY else BINARY[fn]).takes
 
 
 def of_dtype(dtype: str) -> Input:

@@ -295,6 +295,9 @@ def test_rows_of_a_divided_table_are_one_sum():
     layout = "vocab:model batch:data"
     assert collectives(embedded, "data:2 model:4", layout, **EMBEDDING) == ["all_reduce over model"]
     assert collectives(embedded, "data:2 model:4", "batch:data d:model", **EMBEDDING) == []
+    spec = {"x": ml.spec("vocab:40 d:16"), "i": ml.spec("batch:8 length:24", "int32")}
+    sent = ml.plan(ml.trace(embedded, **spec), "data:2 model:4", layout).cost.all
+    assert (sent.elements, sent.bytes) == (8 // 2 * 24 * 16, 8 // 2 * 24 * 16 * 4)
 
 
 def test_the_gradient_of_an_embedding_is_one_sum_over_the_batch():

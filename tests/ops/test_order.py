@@ -1,4 +1,4 @@
-"""Running sums and the largest k: NumPy, finite differences, layouts, what moves, laws, errors."""
+"""The largest k and sorting: NumPy, finite differences, layouts, what moves, laws, errors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,6 @@ from tests.harness import (
     check_slopes,
     check_values,
     collectives,
-    compare,
     drawn,
     given,
     ints,
@@ -27,19 +26,6 @@ from tests.harness import (
     ties,
     trace_error,
 )
-
-
-def running(axis: int, exclusive: bool = False, reverse: bool = False) -> Any:
-    """Running sums by their definition: a product with a triangle of ones."""
-
-    def oracle(x: np.ndarray) -> np.ndarray:
-        size = x.shape[axis]
-        counted = np.tril(np.ones((size, size), x.dtype), -1 if exclusive else 0)
-        return np.moveaxis(
-            np.tensordot(counted.T if reverse else counted, x, ([1], [axis])), 0, axis
-        )
-
-    return oracle
 
 
 def largest(axis: int, k: int) -> Any:
@@ -53,20 +39,35 @@ def largest(axis: int, k: int) -> Any:
     return oracle
 
 
-SUMS = (
-    case("cumsum", lambda x: ml.cumsum(x, "n"), running(0), x="n:24 d:16"),
-    case("exclusive", lambda x: ml.cumsum(x, "n", exclusive=True), running(1, True), x="d:16 n:24"),
+def in_order(axis: int, descending: bool = False) -> Any:
+    """Stable either way."""
+
+    def oracle(x: np.ndarray) -> list[np.ndarray]:
+        order = np.argsort(-x if descending else x, axis, kind="stable")
+        return [np.take_along_axis(x, order, axis), order.astype(np.int32)]
+
+    return oracle
+
+
+def both(x: ml.Tensor, descending: bool = False) -> list[ml.Tensor]:
+    return [ml.sort(x, "n", descending=descending), ml.argsort(x, "n", descending=descending)]
+
+
+SORTED = (
+    case("sort", both, in_order(1), x="batch:8 n:24 d:16"),
+    case("falling", lambda x: both(x, True), in_order(0, True), x="n:24 d:16"),
+    case("sort a vector", both, in_order(0), x="n:8"),
+    case("sort integers", both, in_order(0), x=ints("n:24 d:16", 9, -9)),
     case(
-        "reverse", lambda x: ml.cumsum(x, "n", reverse=True), running(0, False, True), x="n:24 d:16"
+        "2nd largest",
+        lambda x: ml.nth_largest(x, "n", 1),
+        lambda x: np.sort(x, 0)[-2],
+        x="n:24 d:16",
     ),
+    case("largest", lambda x: ml.nth_largest(x, "n", 0), lambda x: x.max(1), x="d:16 n:8"),
     case(
-        "both",
-        lambda x: ml.cumsum(x, "n", exclusive=True, reverse=True),
-        running(1, True, True),
-        x="d:16 n:24 batch:8",
+        "4th smallest", lambda x: ml.nth_smallest(x, "n", 3), lambda x: np.sort(x, 0)[3], x="n:24"
     ),
-    case("one row", lambda x: ml.cumsum(x, "n"), running(0), x="n:8"),
-    case("of integers", lambda x: ml.cumsum(x, "n"), running(0), x=ints("n:24 d:16", 100, -100)),
 )
 LARGEST = (
     case("top 2", lambda x: ml.top_k(x, "n", into="k:2"), largest(1, 2), x="batch:8 n:24 d:16"),
@@ -85,6 +86,8 @@ LARGEST = (
 #: gradients at ties are not those of finite differences: only the first of equal values has them
 TIES = (
     case("ties", lambda x: ml.top_k(x, "n", into="k:9"), largest(1, 9), x=ties("d:16 n:24")),
+    case("sort ties", both, in_order(1), x=ties("d:16 n:24")),
+    case("sort falling ties", lambda x: both(x, True), in_order(1, True), x=ties("d:16 n:24")),
     case(
         "infinities",
         lambda x: ml.top_k(x, "n", into="k:7"),
@@ -95,16 +98,17 @@ TIES = (
 
 
 def test_values():
-    check_values((*SUMS, *LARGEST, *TIES))
+    check_values((*SORTED, *LARGEST, *TIES))
 
 
 def test_slopes():
-    check_slopes((*SUMS[:-1], *LARGEST[:-1]))
+    smooth = (*SORTED, *LARGEST)
+    check_slopes([c for c in smooth if "integers" not in c.name])
 
 
 @pytest.mark.parametrize("laid", drawn("order", layouts("n d batch")))
 def test_layouts(laid: Laid):
-    check((*SUMS, *LARGEST, *TIES), laid)
+    check((*SORTED, *LARGEST, *TIES), laid)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +139,12 @@ def cost_of(fn: Callable[[ml.Tensor], Any], mesh: str, layout: str) -> ml.Plan:
     return ml.plan(ml.trace(fn, x=ml.spec("n:32 d:16")), mesh, layout)
 
 
-def test_a_running_sum_sends_one_total_of_each_block():
-    assert collectives(lambda x: ml.cumsum(x, "n"), "r:2 c:4", "d:r+c", x="n:32 d:16") == []
-    assert collectives(lambda x: ml.cumsum(x, "n"), "r:2 c:4", "n:c d:r", x="n:32 d:16") == [
-        "all_gather over c"
+def test_a_sort_gathers_its_dim_and_says_so():
+    assert collectives(lambda x: ml.sort(x, "n"), "r:2", "d:r", x="n:32 d:16") == []
+    assert collectives(lambda x: ml.sort(x, "n"), "r:2", "n:r", x="n:32 d:16") == [
+        "all_gather over r"
     ]
-    plan = cost_of(lambda x: ml.cumsum(x, "n"), "r:2 c:4", "n:c d:r")
-    assert plan.cost.over("c").elements == 4 * 16 // 2
+    assert "sort works on all of n" in str(cost_of(lambda x: ml.sort(x, "n"), "r:2", "n:r"))
 
 
 def test_the_largest_of_each_block_travel():
@@ -164,19 +167,6 @@ def test_the_gradient_of_the_largest_moves_nothing():
 
 
 # -- laws ----------------------------------------------------------------------------------------
-
-
-@for_all(st.booleans(), st.booleans(), st.sampled_from(["", "n:r", "n:c+r", "n:r d:c"]))
-@settings(max_examples=8)
-def test_a_running_sum_ends_in_the_sum(exclusive: bool, reverse: bool, layout: str):
-    def fn(x: ml.Tensor) -> dict[str, ml.Tensor]:
-        sums = ml.whole(ml.cumsum(x, "n", exclusive=exclusive, reverse=reverse), "n")
-        end = ml.slice(sums, "n", start=0 if reverse else 15, size=1)
-        last = ml.slice(ml.whole(x, "n"), "n", start=0 if reverse else 15, size=1)
-        return {"end": ml.sum(end + last if exclusive else end, "n"), "sum": ml.sum(x, "n")}
-
-    found = run(case("law", fn, gradients=False, x="n:16 d:8"), Laid("r:2 c:2", layout))
-    compare("law", found["law/value/end"], found["law/value/sum"], 1e-12)
 
 
 @for_all(st.lists(st.integers(0, 4), min_size=8, max_size=8), st.sampled_from(["", "n:r", "n:c+r"]))
@@ -221,7 +211,12 @@ dim 'd' stands twice in one shape.
 
 
 @pytest.mark.parametrize(
-    "fn", [lambda x: ml.top_k(x, "m", into="k:2"), lambda x: ml.cumsum(x, "m")]
+    "fn",
+    [
+        lambda x: ml.top_k(x, "m", into="k:2"),
+        lambda x: ml.sort(x, "m"),
+        lambda x: ml.nth_largest(x, "m", 0),
+    ],
 )
 def test_the_dim_is_there(fn: Callable[[ml.Tensor], Any]):
     assert (
@@ -232,10 +227,48 @@ def test_the_dim_is_there(fn: Callable[[ml.Tensor], Any]):
 
 @pytest.mark.parametrize(
     ("name", "fn"),
-    [("top_k", lambda x: ml.top_k(x, "n", into="k:2")), ("cumsum", lambda x: ml.cumsum(x, "n"))],
+    [("top_k", lambda x: ml.top_k(x, "n", into="k:2")), ("sort", lambda x: ml.argsort(x, "n"))],
 )
 def test_numbers_have_an_order(name: str, fn: Callable[[ml.Tensor], Any]):
     assert (
         trace_error(ml.DtypeError, fn, x=bools("n:8"))
         == f"{name} takes numbers.\n  operand  [n:8] bool\n  fix: ml.cast(x, 'int32')"
     )
+
+
+@pytest.mark.parametrize("fn", [ml.nth_largest, ml.nth_smallest])
+@pytest.mark.parametrize("n", [8, -1])
+def test_there_is_such_an_element(fn: Callable[..., Any], n: int):
+    assert (
+        trace_error(ml.DimError, lambda x: fn(x, "n", n), x="n:8 d:16")
+        == f"""\
+{fn.__name__}: n:8 has no such element.
+  operand  [n:8 d:16]
+  n        {n}
+  fix: 0 is the first"""
+    )
+
+
+def test_the_smallest_need_a_sign():
+    assert trace_error(
+        ml.DtypeError, lambda x: ml.nth_smallest(x, "n", 0), x=ints("n:8", 5, dtype="uint8")
+    ) == ("nth_smallest takes signed numbers.\n  operand  [n:8] uint8\n  fix: ml.cast(x, 'int32')")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint32", "uint8"])
+def test_the_ends_of_a_dtype_are_sorted(dtype: str):
+    limits = np.iinfo(dtype)
+    x = np.array([5, limits.max, limits.min, 5, limits.max - 1, limits.min + 1], dtype)
+    for descending, wanted in ((False, [2, 5, 0, 3, 4, 1]), (True, [1, 4, 0, 3, 5, 2])):
+        order = ml.argsort(ml.constant(x, "n", dtype), "n", descending=descending)
+        assert list(order.numpy()) == wanted
+        found = ml.sort(ml.constant(x, "n", dtype), "n", descending=descending).numpy()
+        np.testing.assert_array_equal(found, x[wanted])
+
+
+def test_the_second_gradient_of_a_sort():
+    def slope(x: ml.Tensor) -> ml.Tensor:
+        y = ml.sort(x, "n")
+        return ml.gradients(ml.sum(y * y * y), [x])[0]
+
+    check_slopes(case("sort", slope, x="n:8 d:2"))

@@ -104,6 +104,12 @@ def along(name: str, fn: Callable[..., Any], oracle: Callable[..., Any], x: Inpu
     ]
 
 
+def several(x: np.ndarray, axis: tuple[int, ...]) -> list[np.ndarray]:
+    e = np.exp(x)
+    total = e.sum(axis, keepdims=True)
+    return [e / total, np.log(total.squeeze(axis)), x - np.log(total)]
+
+
 FAMILY = (
     *along("logsumexp", ml.logsumexp, logsumexp, floats(SHAPE)),
     *along("softmax", ml.softmax, softmax, floats(SHAPE)),
@@ -123,6 +129,19 @@ FAMILY = (
         extra="batch:8",
     ),
     case(
+        "of several dims",
+        lambda x: [fn(x, "f batch") for fn in (ml.softmax, ml.logsumexp, ml.log_softmax)],
+        lambda x: several(x, (0, 2)),
+        x=SHAPE,
+    ),
+    case(
+        "of all dims with an extra logit",
+        lambda x, extra: ml.softmax(x, "batch d f", extra_logit=extra),
+        lambda x, extra: np.exp(x) / (np.exp(x).sum() + np.exp(extra)),
+        x=SHAPE,
+        extra="",
+    ),
+    case(
         "twins",
         lambda x: (ml.softmax(ml.whole(x, "d"), "d"), ml.sum(ml.whole(x, "d", beside="f"), "d f")),
         lambda x: (softmax(x, 1), x.sum((1, 2))),
@@ -138,6 +157,8 @@ FAMILY = (
 ARGMAX = (
     *along("argmax", ml.argmax, lambda x, a: np.argmax(x, a).astype("int32"), floats(SHAPE)),
     *along("argmax of ties", ml.argmax, lambda x, a: np.argmax(x, a).astype("int32"), ties(SHAPE)),
+    *along("argmin", ml.argmin, lambda x, a: np.argmin(x, a).astype("int32"), floats(SHAPE)),
+    *along("argmin of ties", ml.argmin, lambda x, a: np.argmin(x, a).astype("int32"), ties(SHAPE)),
     case(
         "argmax of int32",
         lambda x: ml.argmax(x, "d"),
@@ -167,6 +188,8 @@ def test_a_second_gradient_is_the_slope_of_the_first():
 
     fns = (ml.sum, ml.mean, ml.max, ml.logsumexp, ml.softmax, ml.log_softmax)
     check_slopes([case(fn.__name__, slope(fn), x="batch:3 d:5") for fn in fns])
+    both = [case(fn.__name__, slope(lambda x, _, f=fn: f(x, "d b")), x="b:3 d:5") for fn in fns]
+    check_slopes(both)
 
 
 @pytest.mark.parametrize("laid", drawn("reductions", LAYOUTS, draws=3))
@@ -270,6 +293,7 @@ def small(fn: Callable[..., Any], layout: str) -> list[tuple[str, int]]:
         (ml.logsumexp, [("max", 4), ("sum", 4)]),
         (ml.log_softmax, [("max", 4), ("sum", 4)]),
         (ml.argmax, [("max", 4), ("min", 4)]),
+        (ml.argmin, [("min", 4), ("min", 4)]),
         (ml.max, [("max", 4)]),
         (ml.min, [("min", 4)]),
         (ml.sum, [("sum", 4)]),
@@ -281,6 +305,11 @@ def test_over_a_divided_dim_only_the_small_shape_is_reduced(
 ):
     assert small(fn, "batch:r d:c") == paid
     assert small(fn, "batch:r") == []
+
+
+def test_over_several_divided_dims_there_is_one_maximum_and_one_sum():
+    for fn in (ml.softmax, ml.logsumexp):
+        assert small(lambda x, _, f=fn: f(x, "batch d"), "batch:r d:c") == [("max", 1), ("sum", 1)]
 
 
 def test_the_gradient_of_softmax_pays_one_more_small_sum():
@@ -368,9 +397,18 @@ def test_softmax_does_not_feel_a_shift(shift: float):
 X = "batch:8 d_model:16"
 
 
-@pytest.mark.parametrize(
-    "fn", [ml.sum, ml.mean, ml.max, ml.min, ml.logsumexp, ml.softmax, ml.log_softmax, ml.argmax]
-)
+@pytest.mark.parametrize("fn", [ml.softmax, ml.logsumexp])
+def test_the_softmax_family_names_a_dim(fn: Callable[..., Any]):
+    assert (
+        trace_error(ml.DimError, lambda x: fn(x, ""), x=X)
+        == f"{fn.__name__}: no dim is named.\n  operand  [batch:8 d_model:16]\n  fix: name one"
+    )
+
+
+NAMED = (ml.sum, ml.mean, ml.max, ml.min, ml.argmax, ml.argmin)
+
+
+@pytest.mark.parametrize("fn", [*NAMED, ml.logsumexp, ml.softmax, ml.log_softmax])
 def test_an_unknown_dim(fn: Callable[..., Any]):
     assert (
         trace_error(ml.DimError, lambda x: fn(x, "d_modle"), x=X)
@@ -407,7 +445,7 @@ def test_what_takes_floats_refuses_integers(fn: Callable[..., Any]):
     )
 
 
-@pytest.mark.parametrize("fn", [ml.sum, ml.max, ml.min, ml.argmax])
+@pytest.mark.parametrize("fn", [ml.sum, ml.max, ml.min, ml.argmax, ml.argmin])
 def test_what_takes_numbers_refuses_bools(fn: Callable[..., Any]):
     assert (
         trace_error(ml.DtypeError, lambda x: fn(x, "batch"), x=bools(X))
