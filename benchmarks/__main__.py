@@ -1,4 +1,4 @@
-"""``make bench``: the table of docs/performance.md for this machine."""
+"""``make bench``: the tables of docs/performance.md for this machine."""
 
 import argparse
 
@@ -11,10 +11,15 @@ CONTESTANTS = {
     "meshlang, data:2 model:4": "-m benchmarks.mesh --mesh='data:2 model:4'",
     "meshlang, data:8": "-m benchmarks.mesh --mesh=data:8",
 }
+#: the same model on more processors: of interest is the time spent in Python
+LARGER = {
+    "8 processors": "-m benchmarks.mesh --mesh='data:2 model:4'",
+    "64 processors": "-m benchmarks.mesh --mesh='data:16 model:4'",
+}
 
 
 def main() -> None:
-    """Times every contestant in float32 and bfloat16, in turn, and prints a table for each."""
+    """Times every contestant in float32 and bfloat16, in turn, and then larger meshes."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
@@ -27,6 +32,9 @@ def main() -> None:
         for name, arguments in CONTESTANTS.items()
     ]
     print(markdown(measure(runs, rounds=flags.rounds, steps=flags.steps)))
+    larger = [Contestant.parse(f"{name}={arguments}") for name, arguments in LARGER.items()]
+    print()
+    print(markdown(measure(larger, rounds=1, steps=1)))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from models.layers import Attention, FeedForward, NoPositions
 from models.moe import MixtureOfExperts, Top2Router
 from models.transformer import Transformer
 
+_BOTH = "batch:data group:data heads:model d_ff:model vocab:model experts:model"
 LAYOUTS = {
     "": "",
-    "data:2 model:4": ("batch:data group:data heads:model d_ff:model vocab:model experts:model"),
+    "data:2 model:4": _BOTH,
     "data:8": "batch:data group:data",
+    "data:16 model:4": _BOTH,
 }
 
 _IN_LAYER = {
@@ -59,6 +61,7 @@ def model(sizes: Sizes, *, unroll: bool = False) -> Transformer:
         moe_every=sizes.moe_every,
         position=NoPositions(),
         z_loss=0.0,
+        residual="high",
         unroll=unroll,
     )
 
@@ -100,23 +103,26 @@ def model_weights(sizes: Sizes, weights: dict[str, np.ndarray]) -> dict[str, np.
 
 
 def lowered(sizes: Sizes, mesh: str, *, unroll: bool = False) -> ml.Executable:
-    """The step on a mesh, with the reference's initial weights."""
+    """The step on a mesh, traced for its devices."""
     ml.start(devices=ml.Mesh.parse(mesh).size)
     step = ml.lower(ml.plan(step_program(sizes, unroll=unroll), mesh, LAYOUTS[mesh]))
-    step.initialize(seed=0)
-    for name, array in model_weights(sizes, initial_weights(sizes, seed=0)).items():
-        step.set(name, array)
+    step.build()
     return step
 
 
-def prepare(sizes: Sizes, mesh: str, *, unroll: bool) -> Callable[[], None]:
-    """A function that takes one training step and returns when it is done."""
-    step, arrays = lowered(sizes, mesh, unroll=unroll), batch(sizes, seed=0)
+def filled(
+    step: ml.Executable, sizes: Sizes, weights: dict[str, np.ndarray]
+) -> Callable[[], float]:
+    """Gives the step the reference's weights.
 
-    def run() -> None:
-        float(step(**arrays))
-
-    return run
+    Returns:
+        A function that takes one training step and returns the loss before it.
+    """
+    step.initialize(seed=0)
+    for name, array in model_weights(sizes, weights).items():
+        step.set(name, array)
+    arrays = batch(sizes, seed=0)
+    return lambda: float(step(**arrays))
 
 
 def main() -> None:
@@ -126,7 +132,12 @@ def main() -> None:
     parser.add_argument("--compute", choices=COMPUTE_DTYPES, default="float32")
     parser.add_argument("--unroll", action="store_true")
     flags = parser.parse_args()
-    serve(lambda: prepare(Sizes(compute=flags.compute), flags.mesh, unroll=flags.unroll))
+    sizes = Sizes(compute=flags.compute)
+    weights = initial_weights(sizes, seed=0)
+    serve(
+        lambda: lowered(sizes, flags.mesh, unroll=flags.unroll),
+        lambda step: filled(step, sizes, weights),
+    )
 
 
 if __name__ == "__main__":

@@ -172,24 +172,16 @@ def _mixture(
     return tf.reshape(answers_gsd, x_bld.shape), balance
 
 
-def prepare(sizes: Sizes, *, formulation: str) -> Callable[[], None]:
-    """Makes the model and traces its step.
+def traced(model: Reference) -> Reference:
+    """The model, its step traced."""
+    model.step.get_concrete_function()
+    return model
 
-    Args:
-        sizes: The model's sizes.
-        formulation: How tokens travel to experts.
 
-    Returns:
-        A function that takes one training step and returns when it is done.
-    """
-    model = Reference(sizes, initial_weights(sizes, seed=0), formulation=formulation)
-    arrays = {name: tf.constant(array) for name, array in batch(sizes, seed=0).items()}
-    step = model.step.get_concrete_function()
-
-    def run() -> None:
-        step(**arrays).numpy()
-
-    return run
+def filled(model: Reference) -> Callable[[], float]:
+    """A function that takes one training step and returns the loss before it."""
+    arrays = {name: tf.constant(array) for name, array in batch(model.sizes, seed=0).items()}
+    return lambda: float(model.step(**arrays))
 
 
 def main() -> None:
@@ -198,7 +190,9 @@ def main() -> None:
     parser.add_argument("--formulation", choices=list(FORMULATIONS), default="one_hot")
     parser.add_argument("--compute", choices=COMPUTE_DTYPES, default="float32")
     flags = parser.parse_args()
-    serve(lambda: prepare(Sizes(compute=flags.compute), formulation=flags.formulation))
+    sizes = Sizes(compute=flags.compute)
+    weights = initial_weights(sizes, seed=0)
+    serve(lambda: traced(Reference(sizes, weights, formulation=flags.formulation)), filled)
 
 
 if __name__ == "__main__":

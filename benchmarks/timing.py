@@ -25,11 +25,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from meshlang.errors import MeshlangError, message
 
 MIB = 2**20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Measurement:
     Attributes:
         name: The contestant's name.
         steps: Seconds of a step: one mean for each turn.
-        first_steps: Seconds from the start of preparation to the end of the first step, one for
-            each process; importing is not counted.
-        python: CPU seconds that the main thread spent in preparation, one for each process.
+        first_steps: Seconds from the start of tracing to the end of the first step, one for each
+            process; importing is not counted.
+        python: CPU seconds that the main thread spent in tracing, one for each process.
         peaks: Bytes of memory that a process held at most.
     """
 
@@ -83,21 +84,23 @@ class Measurement:
     peaks: list[int] = field(default_factory=list)
 
 
-def serve(prepare: Callable[[], Callable[[], object]]) -> None:
+def serve(trace: Callable[[], T], fill: Callable[[T], Callable[[], object]]) -> None:
     """Makes this process a contestant: prepares, takes a first step, then steps as told.
 
     Returns when the process that measures closes its pipe. What else is printed to standard output
     goes to standard error, where it disturbs nothing.
 
     Args:
-        prepare: Does what is done once, such as tracing, and returns a function that takes one step
+        trace: Does in Python what is done once for a program, whatever its variables hold.
+        fill: Gives what `trace` returned its variables, and returns a function that takes one step
             and returns when the step is done.
     """
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         start, start_thread = time.perf_counter(), time.thread_time()
-        step = prepare()
+        traced = trace()
         python = time.thread_time() - start_thread
+        step = fill(traced)
         step()
         _send(answers, python=python, first_step=time.perf_counter() - start)
         for line in sys.stdin:

@@ -42,6 +42,8 @@ class Transformer:
         tied: whether the logits use the embedding's table.
         embedding_deviation: of the embedding's initial values.
         z_loss: coefficient of logsumexp(logits) ** 2.
+        residual: the precision in which layers add up, "compute" or "high". Where products are in
+            bfloat16, "high" spares casts and rounding, and holds twice the bytes for each addend.
         unroll: write depth out instead: the same variables and results, a larger program.
 
     Raises:
@@ -60,6 +62,7 @@ class Transformer:
     tied: bool = False
     embedding_deviation: float = 1.0
     z_loss: float = 1e-4
+    residual: str = "compute"
     unroll: bool = False
 
     def __post_init__(self) -> None:
@@ -138,7 +141,7 @@ class Transformer:
             tied=self.tied,
             deviation=self.embedding_deviation,
         )
-        x = self._dropped(embedding.lookup(tokens), train)
+        x = ml.cast(self._dropped(embedding.lookup(tokens), train), self.residual)
 
         def trip(x: ml.Tensor, _: None) -> tuple[ml.Tensor, tuple[ml.Tensor | None, Metrics]]:
             with ml.scope("layers"):
@@ -177,7 +180,7 @@ class Transformer:
         normed = rms_norm(x, "attention_norm")
         with ml.scope("attention"):
             y = self.attention(normed, mask=mask, positions=positions, train=train)
-        x = x + self._dropped(y, train)
+        x = x + ml.cast(self._dropped(y, train), self.residual)
         normed = rms_norm(x, "feed_forward_norm")
         if self.moe is not None and last:
             with ml.scope("moe"):
@@ -186,7 +189,7 @@ class Transformer:
             assert self.feed_forward is not None  # checked when the model was made
             with ml.scope("feed_forward"):
                 result = self.feed_forward(normed, train=train)
-        return x + self._dropped(result.y, train), result
+        return x + ml.cast(self._dropped(result.y, train), self.residual), result
 
     def _dropped(self, x: ml.Tensor, train: bool) -> ml.Tensor:
         return ml.dropout(x, self.dropout) if train else x

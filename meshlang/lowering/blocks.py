@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def block_index(value: PlanValue, mesh: Mesh, processor: int) -> Index:
 def cut_blocks(array: np.ndarray, value: PlanValue, mesh: Mesh) -> list[np.ndarray]:
     """The block of each processor, in order."""
     return [array[block_index(value, mesh, p)] for p in range(mesh.size)]
+
+
+def is_run(value: PlanValue) -> bool:
+    """Whether each block is a run of the whole array's elements, in row-major order."""
+    divided = [i for i, axes in enumerate(value.placement) if axes]
+    return not divided or (divided == [divided[0]] and prod(value.block[: divided[0]]) == 1)
 
 
 def holder(value: PlanValue, mesh: Mesh, processor: int) -> int:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from meshlang.errors import ArrayError, LayoutError, VariableError, did_you_mean, message
+from meshlang.errors import (
+    ArrayError,
+    CheckError,
+    LayoutError,
+    VariableError,
+    did_you_mean,
+    message,
+)
 from meshlang.layout.plan import Plan, plan
 from meshlang.layout.values import PlanValue
 from meshlang.lowering import runtime
@@ -102,13 +110,17 @@ class Store:
         self.write_parts(name, value, joined)
 
     def write_parts(self, name: str, value: PlanValue, parts: list[Any]) -> None:
-        """Put at each place what it holds of a variable."""
+        """Put at each place what it holds of a variable.
+
+        Places that are given the same array share one copy, until they are first written to.
+        """
+        spec, made = self.machine.spec(block_of(value)), {}
         for place, part in zip(self.machine.places, parts, strict=True):
             with tf.device(place.device):
-                spec = self.machine.spec(block_of(value))
+                if id(part) not in made:
+                    made[id(part)] = tf.convert_to_tensor(part, spec.dtype)
                 handle = runtime.variable(self.key(name), spec)
-                tensor = tf.convert_to_tensor(part, spec.dtype)
-                tf.raw_ops.AssignVariableOp(resource=handle, value=tensor)
+                tf.raw_ops.AssignVariableOp(resource=handle, value=made[id(part)])
         self.ready.add(name)
 
     def _check_ready(self, name: str) -> None:
@@ -138,6 +150,7 @@ class Executable:
             store.add(plan_.program.variables[name], value)
         self._updates = plan_.program.updates_variables
         self._launched: Launched | None = None
+        self._called = False
 
     def initialize(self, seed: int = 0) -> None:
         """Give every variable its initial value, which depends on the seed and its name alone.
@@ -153,25 +166,42 @@ class Executable:
 
         Raises:
             ArrayError: an input is missing, unknown, or of another shape or dtype.
+            CheckError: a `meshlang.check` found what it looks for.
             VariableError: a variable has no value yet.
         """
         self.store.check_ready()
         given = self._checked(arrays)
         arguments = self._arguments(given, self.store.seed, self.store.step)
-        if self._launched is None:
-            with quiet_stderr():  # kernels log when they first run
-                self._launched = self._launch()
-                results = self._launched(arguments)
-        else:
+        with nullcontext() if self._called else quiet_stderr():  # kernels log when they first run
+            self.build()
+            assert self._launched is not None
             results = self._launched(arguments)
+        self._called = True
         if self._updates:
             self.store.step += 1
         flat = list(leaves(self.plan.results))
+        if self.plan.checks:
+            self._raise_what_failed([place[len(flat) :] for place in results])
         made = iter(
             Result(self._machine, value, [place[i] for place in results])
             for i, value in enumerate(flat)
         )
         return rebuild(self.plan.results, lambda _: next(made))
+
+    def build(self) -> None:
+        """Trace the program for the devices, if that has not been done; else the first call does.
+
+        Variables need no values yet.
+
+        Example:
+            >>> import meshlang as ml
+            >>> run = ml.lower(ml.plan(ml.trace(ml.exp, x=ml.spec("d:2"))))
+            >>> run.build()
+            >>> run(x=[0.0, 0.0])
+            array([1., 1.], dtype=float32)
+        """
+        if self._launched is None:
+            self._launched = self._launch()
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A variable as a NumPy array."""
@@ -208,6 +238,19 @@ class Executable:
 
         return self._machine.launch(program, blocks)
 
+    def _raise_what_failed(self, found: list[list[Any]]) -> None:
+        """An error for the first check that counted anything, on whatever processor."""
+        mesh = self._machine.mesh
+        for i, (value, text) in enumerate(self.plan.checks):
+            blocks = self._machine.blocks([place[i] for place in found])
+            others = [a for a in mesh.names if a not in value.pending]
+            count = 0
+            for processor, block in enumerate(blocks):
+                at = mesh.coordinates(processor)
+                count += 0 if any(at[a] for a in others) else int(block)
+            if count:
+                raise CheckError(text(count))
+
     def _arguments(self, given: list[list[np.ndarray]], seed: int, step: int) -> list[list[Any]]:
         """For each place: the seed, the step, and its part of each input."""
         size = self._machine.mesh.size
@@ -240,7 +283,7 @@ def _run_plan(plan_: Plan, store: Store, backend: Backend, values: Values) -> Va
     """The body of a traced program: seed, step and inputs in, results out."""
     seed, step, *inputs = values
     env = dict(zip(plan_.inputs.values(), inputs, strict=True))
-    wanted = list(leaves(plan_.results))
+    wanted = [*leaves(plan_.results), *(flag for flag, _ in plan_.checks)]
     steps = update_in_place(plan_.steps, wanted)
     Executor(backend, seed, step, store.key).run(steps, env, wanted)
     return [env[v] for v in wanted]

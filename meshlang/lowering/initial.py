@@ -2,80 +2,87 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 
 from meshlang.initializers import Initializer, constant_init
-from meshlang.layout.mesh import Mesh
 from meshlang.layout.plan import Plan, plan
-from meshlang.layout.values import Local, PlanValue, Step
-from meshlang.lowering.blocks import first_holder, spread
+from meshlang.layout.values import Local, PlanValue
+from meshlang.lowering.blocks import cut_blocks, first_holder, is_run, spread
 from meshlang.lowering.kernels import Here, run_kernel
 from meshlang.program import Program, within
 from meshlang.variables import Variable
 
 
 def initial_blocks(plan_: Plan, seed: int) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Each variable of a plan with the block of every processor.
+    """Each variable of a plan with the block of every processor; what several hold is drawn once.
 
-    A block that several processors hold is computed once; none is cut from a whole array, so that
-    no machine need hold one.
+    A block that is one run of the variable's elements is drawn alone, so that no machine need hold
+    the whole of a large one. Others are cut from the whole, since drawing such a block would take
+    as many random numbers.
     """
-    drawn = {}
+    drawn = []
     for name, variable in plan_.program.variables.items():
         value, init = plan_.variables[name], _initializer(variable)
         if isinstance(init, Initializer) and init.kind == "constant":
             block = np.full(value.block, init.mean, tf.as_dtype(value.dtype).as_numpy_dtype)
             yield name, [block] * plan_.mesh.size
         else:
-            drawn[name] = variable
+            drawn.append(variable)
     yield from _drawn(plan_, drawn, seed)
 
 
 def _drawn(
-    plan_: Plan, variables: dict[str, Variable], seed: int
+    plan_: Plan, variables: Sequence[Variable], seed: int
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
-    init, mesh = _plan_of_initial_values(plan_, variables), plan_.mesh
-    made: dict[PlanValue, dict[int, np.ndarray]] = {v: {} for v in init.results.values()}
-    for processor in range(mesh.size):
-        wanted = [v for v in made if first_holder(v, mesh, processor)]
-        blocks = _blocks_now(mesh, init.steps, wanted, processor, seed)
-        for value, block in zip(wanted, blocks, strict=True):
-            made[value][processor] = block
-    for name, value in init.results.items():
-        yield name, spread(value, mesh, made[value])
-
-
-def _plan_of_initial_values(plan_: Plan, variables: dict[str, Variable]) -> Plan:
-    """A plan whose results are the initial values, as the variables are kept."""
-    program = Program(precision=plan_.program.precision)
-    with within(program):
-        program.results = {
-            name: _initializer(v)(v.shape, v.dtype, v.name) for name, v in variables.items()
-        }
-    tables = plan_.tables
-    return plan(
+    mesh, tables = plan_.mesh, plan_.tables
+    program = _program_of_initial_values(plan_, variables)
+    divided = plan(
         program,
-        tables.mesh,
+        mesh,
         tables.layout,
         params=tables.params,
         slots=tables.slots,
         beside=[plan_.program],
     )
+    whole = plan(program)
+
+    def blocks(name: str) -> list[np.ndarray]:
+        value = plan_.variables[name]
+        if not is_run(value):
+            return cut_blocks(_drawn_by(whole, name, 0, seed), value, mesh)
+        holders = [p for p in range(mesh.size) if first_holder(value, mesh, p)]
+        return spread(value, mesh, {p: _drawn_by(divided, name, p, seed) for p in holders})
+
+    # TensorFlow lets go of Python's lock while it draws, and a virtual CPU draws with one thread.
+    names, workers = [v.name for v in variables], os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for i in range(0, len(names), workers):  # no more at a time: they may be large
+            some = names[i : i + workers]
+            yield from zip(some, pool.map(blocks, some), strict=True)
+
+
+def _program_of_initial_values(plan_: Plan, variables: Sequence[Variable]) -> Program:
+    """A program whose results are the initial values, by name."""
+    program = Program(precision=plan_.program.precision)
+    with within(program):
+        program.results = {v.name: _initializer(v)(v.shape, v.dtype, v.name) for v in variables}
+    return program
 
 
 def _initializer(variable: Variable):
     return variable.init if callable(variable.init) else constant_init(float(variable.init))
 
 
-def _blocks_now(
-    mesh: Mesh, steps: Sequence[Step], wanted: Sequence[PlanValue], processor: int, seed: int
-) -> list[np.ndarray]:
-    """Run local steps for one processor."""
-    needed, run = set(wanted), []
-    for step in reversed(steps):
+def _drawn_by(init: Plan, name: str, processor: int, seed: int) -> np.ndarray:
+    """One processor's block of one initial value: the steps that lead to it, run at once."""
+    wanted, mesh = init.results[name], init.mesh
+    needed, run = {wanted}, []
+    for step in reversed(init.steps):
         assert isinstance(step, Local), "initial values need no collectives"
         if any(v in needed for v in step.outputs):
             needed.update(step.inputs)
@@ -86,4 +93,4 @@ def _blocks_now(
     for step in reversed(run):
         results = run_kernel(step, here, [held[v] for v in step.inputs])
         held.update(zip(step.outputs, results, strict=True))
-    return [held[v].numpy() for v in wanted]
+    return held[wanted].numpy()

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from meshlang.dims import Dim, Shape
 from meshlang.layout.values import Local, PlanValue
-from meshlang.lowering.kernels import Here, aligned, kernel
+from meshlang.lowering.kernels import Here, aligned, kernel, turned
 from meshlang.ops.contract import Einsum
 from meshlang.ops.index import Gather, OneHot, ScatterAdd
 
@@ -22,7 +22,7 @@ from meshlang.ops.index import Gather, OneHot, ScatterAdd
 def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     x, y = step.inputs
     out = step.outputs[0]
-    if blocks[0].dtype.name != out.dtype:
+    if op.dtype is not None:  # asked for in so many words: no product is rounded
         blocks = [tf.cast(b, out.dtype) for b in blocks]
     batch = [d for d in out.shape if d in x.shape and d in y.shape]
     summed = [d for d in x.shape if d in y.shape and d not in out.shape]
@@ -35,7 +35,7 @@ def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
         x, y, mine, theirs, blocks = y, x, theirs, mine, blocks[::-1]
     # The dims that are summed have one order in both operands: that of whichever is ready with it.
     orders = [[d for d in v.shape if d in summed] for v in (y, x)]
-    left, left_turned, right, right_turned = min(
+    left, left_swapped, right, right_swapped = min(
         (
             (*_side(x, blocks[0], batch, mine, order), *_side(y, blocks[1], batch, theirs, order))
             for order in orders
@@ -43,18 +43,20 @@ def _einsum(op: Einsum, here: Here, step: Local, blocks: Sequence[tf.Tensor]) ->
         key=lambda sides: sides[0][1] + sides[2][1],
     )
     product = tf.matmul(
-        left[0](), right[0](), transpose_a=left_turned, transpose_b=not right_turned
+        left[0](), right[0](), transpose_a=left_swapped, transpose_b=not right_swapped
     )
     made = [*batch, *mine, *theirs]
     sizes = {d: s for v in (x, y) for d, s in zip(v.shape, v.block, strict=True)}
     product = tf.reshape(product, [sizes[d] for d in made])
-    order = [made.index(d) for d in out.shape]
-    return [product if order == sorted(order) else tf.transpose(product, order)]
+    # Narrow factors are added up in float32 within the product, which then rounds once: TensorFlow
+    # has no product of bfloat16 that gives float32, and widening the factors takes three times as
+    # long.
+    return [tf.cast(turned(product, [made.index(d) for d in out.shape]), out.dtype)]
 
 
 def _inner(x: PlanValue, y: PlanValue, out: PlanValue, blocks: Sequence[tf.Tensor]) -> tf.Tensor:
     """Inner products: all dims are in both. A matmul of a row by a column takes twice as long."""
-    narrow = out.dtype in ("bfloat16", "float16")
+    narrow = blocks[0].dtype in (tf.bfloat16, tf.float16)
     if blocks[0] is blocks[1] and not out.shape and not narrow:
         return 2 * tf.nn.l2_loss(blocks[0])
     product = blocks[0] * aligned(blocks[1], y.shape, x.shape)
@@ -66,16 +68,18 @@ def _inner(x: PlanValue, y: PlanValue, out: PlanValue, blocks: Sequence[tf.Tenso
 
 
 def _side(value: PlanValue, block: tf.Tensor, batch: list[Dim], free: list[Dim], summed: list[Dim]):
-    """One operand as [batch..., free, summed], or turned: [batch..., summed, free].
+    """One operand as [batch..., free, summed], or swapped: [batch..., summed, free].
 
     Returns:
-        How to make it with its cost in elements moved by a transpose, and whether it is turned.
+        How to make it with its cost in elements moved by a transpose, and whether it is swapped.
     """
     shape = list(value.shape)
-    turned = shape == [*batch, *summed, *free]
-    dims = shape if turned else [*batch, *free, *summed]
     sizes = dict(zip(value.shape, value.block, strict=True))
-    rows, columns = (summed, free) if turned else (free, summed)
+    # Dims of size 1 may stand anywhere.
+    long = [d for d in shape if sizes[d] > 1]
+    swapped = long == [d for d in (*batch, *summed, *free) if sizes[d] > 1]
+    rows, columns = (summed, free) if swapped else (free, summed)
+    dims = [*batch, *rows, *columns]
     target = [
         *(sizes[d] for d in batch),
         prod(sizes[d] for d in rows),
@@ -83,19 +87,17 @@ def _side(value: PlanValue, block: tf.Tensor, batch: list[Dim], free: list[Dim],
     ]
 
     def make() -> tf.Tensor:
-        order = [shape.index(d) for d in dims]
-        moved = block if order == sorted(order) else tf.transpose(block, order)
+        moved = turned(block, [shape.index(d) for d in dims])
         return moved if list(moved.shape) == target else tf.reshape(moved, target)
 
-    return (make, 0 if dims == shape else value.elements), turned
+    return (make, 0 if [d for d in dims if sizes[d] > 1] == long else value.elements), swapped
 
 
 def _rows_first(value: PlanValue, block: tf.Tensor, dims: Sequence[Dim]) -> tf.Tensor:
-    order = [value.shape.index(d) for d in dims]
-    return block if order == sorted(order) else tf.transpose(block, order)
+    return turned(block, [value.shape.index(d) for d in dims])
 
 
-def _flat_index(
+def flat_index(
     here: Here,
     index: Sequence[tf.Tensor],
     at: PlanValue,
@@ -133,8 +135,8 @@ def _flat_index(
 def _gather(op: Gather, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     table, at = step.inputs[0], step.inputs[1]
     rest = [d for d in table.shape if d not in op.dims and d not in at.shape]
-    flat, _ = _flat_index(here, blocks[1:], at, table, op.dims, rest)
-    held = _as_rows(table, blocks[0], [d for d in table.shape if d not in rest], rest)
+    flat, _ = flat_index(here, blocks[1:], at, table, op.dims, rest)
+    held = as_rows(table, blocks[0], [d for d in table.shape if d not in rest], rest)
     # An index of -1 reads a row of zeros: no mask over the rows is needed.
     found = tf.gather_nd(held, flat[..., None], bad_indices_policy="IGNORE")
     if op.summed:
@@ -149,9 +151,9 @@ def _scatter(
     values, at = step.inputs[0], step.inputs[1]
     made = step.outputs[0]
     rest = [d for d in values.shape if d not in at.shape]
-    flat, rows = _flat_index(here, blocks[1:], at, made, op.dims, rest)
+    flat, rows = flat_index(here, blocks[1:], at, made, op.dims, rest)
     lead = [d for d in at.shape if d in values.shape]
-    given = _as_rows(values, blocks[0], lead, rest)
+    given = as_rows(values, blocks[0], lead, rest)
     if op.unique and given.shape[1] > 1:
         # A row of the result has at most one source: it is read, not added to.
         source = _repeated(tf.range(given.shape[0])[:, None], at, lead)
@@ -160,7 +162,7 @@ def _scatter(
     else:
         given = _repeated(given, at, lead)
         total = tf.math.unsorted_segment_sum(given, tf.reshape(flat, [-1]), rows)
-    return [_arranged(total, [*(d for d in made.shape if d not in rest), *rest], made)]
+    return [arranged(total, [*(d for d in made.shape if d not in rest), *rest], made)]
 
 
 def _repeated(rows: tf.Tensor, at: PlanValue, lead: Sequence[Dim]) -> tf.Tensor:
@@ -173,7 +175,7 @@ def _repeated(rows: tf.Tensor, at: PlanValue, lead: Sequence[Dim]) -> tf.Tensor:
     return tf.reshape(rows, [-1, width])
 
 
-def _as_rows(
+def as_rows(
     value: PlanValue, block: tf.Tensor, lead: Sequence[Dim], rest: Sequence[Dim]
 ) -> tf.Tensor:
     """A block as [lead, rest], transposed only if its dims stand otherwise."""
@@ -181,12 +183,11 @@ def _as_rows(
     return tf.reshape(_rows_first(value, block, [*lead, *rest]), [-1, width])
 
 
-def _arranged(x: tf.Tensor, dims: Sequence[Dim], made: PlanValue) -> tf.Tensor:
+def arranged(x: tf.Tensor, dims: Sequence[Dim], made: PlanValue) -> tf.Tensor:
     """Rows unfolded into dims, in the order of the result."""
     sizes = dict(zip(made.shape, made.block, strict=True))
     x = tf.reshape(x, [sizes[d] for d in dims])
-    order = [list(dims).index(d) for d in made.shape]
-    return x if order == sorted(order) else tf.transpose(x, order)
+    return turned(x, [list(dims).index(d) for d in made.shape])
 
 
 @kernel(OneHot)

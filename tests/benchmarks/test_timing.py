@@ -14,11 +14,11 @@ import os, sys, time
 sys.path.insert(0, {root!r})
 from benchmarks.timing import serve
 
-def prepare():
+def fill(traced):
     print("noise on standard output", flush=True)
     return lambda: {step}
 
-serve(prepare)
+serve(lambda: None, fill)
 """
 
 
