@@ -64,7 +64,10 @@ class Backend(Protocol):
         ...
 
     def permute(self, x: Value, axes: Axes, sources: Sequence[int]) -> Value:
-        """Member i gets the block of member `sources[i]`; `sources` is a permutation."""
+        """Member i gets the block of member `sources[i]`, or zeros if that is -1.
+
+        No member sends twice.
+        """
         ...
 
     def while_loop(

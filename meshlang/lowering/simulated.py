@@ -72,7 +72,11 @@ class SimulatedBackend:
         return self._stack(_merge_second(pieces, concat_dim), axes)
 
     def permute(self, x: Value, axes: Axes, sources: Sequence[int]) -> Value:
-        return self._stack(tf.gather(self._members(x, axes), list(sources)), axes)
+        found = tf.gather(self._members(x, axes), [max(source, 0) for source in sources])
+        if min(sources) < 0:
+            some = tf.reshape([source >= 0 for source in sources], [-1] + [1] * x.shape.rank)
+            found = tf.where(some, found, tf.zeros_like(found))
+        return self._stack(found, axes)
 
     def while_loop(
         self,

@@ -88,19 +88,24 @@ class SpmdBackend:
         return self._merge(self._exchange(self._cut(x, axes, split_dim), axes), axes, concat_dim)
 
     def permute(self, x: Value, axes: Axes, sources: Sequence[int]) -> Value:
-        if list(sources) == sorted(sources):
+        if list(sources) == list(range(len(sources))):
             return x
         # From the members' order over `axes` to their ranks, which are equal in all groups.
         members = self.mesh.group(0, axes)
         ranks = [sorted(members).index(member) for member in members]
-        from_rank = [0] * len(ranks)
+        from_rank = [-1] * len(ranks)
         for member, source in enumerate(sources):
-            from_rank[ranks[member]] = ranks[source]
+            from_rank[ranks[member]] = ranks[source] if source >= 0 else -1
         paired = wire.pair_rounds(from_rank)
         if paired is None:
             gathered = self._gather(x, self._groups_of(axes))
-            return gathered[self._mine(from_rank, axes)]
-        return self._swap(x, axes, *paired)
+            found = gathered[self._mine([max(source, 0) for source in from_rank], axes)]
+        else:
+            found = self._swap(x, axes, *paired)
+        if min(from_rank) >= 0:
+            return found
+        some = self._mine([int(source >= 0) for source in from_rank], axes) == 1
+        return tf.where(some, found, tf.zeros_like(found))
 
     def while_loop(
         self,

@@ -96,38 +96,56 @@ def radices(members: int) -> tuple[int, ...] | None:
 
 
 def pair_rounds(sources: Sequence[int]) -> tuple[list[list[int]], list[int]] | None:
-    """A permutation as rounds in which members swap blocks by pairs; None if it has odd cycles.
+    """Who receives from whom, as rounds in which all members swap blocks by pairs.
+
+    Args:
+        sources: from whom each member receives, and -1 for one that receives nothing; no member
+            sends twice.
 
     Returns:
         For each round the partner of each member; and for each member the round in which its
-        partner holds what it wants, or -1 if it wants its own block.
+        partner holds what it wants, or -1 if it wants its own block or nothing. None if there is an
+        odd cycle, or an odd number of members, of which one would have no partner.
 
     >>> pair_rounds([3, 0, 1, 2])  # a shift by one: member i gets the block of member i - 1
     ([[3, 2, 1, 0], [1, 0, 3, 2]], [0, 1, 0, 1])
+    >>> pair_rounds([-1, 0, 1, 2])  # the same without the last one's block
+    ([[1, 0, 3, 2], [3, 2, 1, 0]], [-1, 0, 1, 0])
     >>> pair_rounds([1, 0])
     ([[1, 0]], [0, 0])
     >>> pair_rounds([1, 2, 0])
     """
     rounds = [[-1] * len(sources), [-1] * len(sources)]
-    when, resting, seen = [-1] * len(sources), [], set()
-    for first in range(len(sources)):
-        cycle, at = [], first
-        while at not in seen:
-            seen.add(at)
-            cycle.append(at)
-            at = sources[at]
-        if len(cycle) == 1:
-            resting.append(first)
-        elif len(cycle) % 2:
+    when = [-1] * len(sources)
+    for line, closed in _lines(sources):
+        if closed and len(line) % 2:
             return None
-        for i, member in enumerate(cycle if len(cycle) > 1 else []):
-            source = cycle[(i + 1) % len(cycle)]
-            when[member] = 0 if len(cycle) == 2 else i % 2
-            for pairs in rounds if len(cycle) == 2 else rounds[i % 2 : i % 2 + 1]:
-                pairs[member], pairs[source] = source, member
-    if len(resting) % 2:
-        return None
-    for a, b in zip(resting[::2], resting[1::2], strict=True):
-        for pairs in rounds:
-            pairs[a], pairs[b] = b, a
-    return rounds[: 1 + max(when)], when
+        ahead = [*line[1:], line[0]] if closed and len(line) > 2 else line[1:]
+        for i, (member, source) in enumerate(zip(line, ahead, strict=False)):
+            rounds[i % 2][member], rounds[i % 2][source] = source, member
+            when[member] = i % 2
+        if closed and len(line) == 2:
+            when[line[1]] = 0
+    used = rounds[: 1 + max(when)]
+    for partners in used:
+        idle = [member for member, partner in enumerate(partners) if partner < 0]
+        if len(idle) % 2:
+            return None
+        for a, b in zip(idle[::2], idle[1::2], strict=True):
+            partners[a], partners[b] = b, a
+    return used, when
+
+
+def _lines(sources: Sequence[int]) -> list[tuple[list[int], bool]]:
+    """Members in lines, each behind the one that it sends to, and whether a line is a cycle."""
+    lines, seen = [], set()
+    ends = [member for member in range(len(sources)) if member not in sources]
+    for first in (*ends, *range(len(sources))):
+        line, at = [], first
+        while at >= 0 and at not in seen:
+            seen.add(at)
+            line.append(at)
+            at = sources[at]
+        if len(line) > 1:
+            lines.append((line, at == first))
+    return lines

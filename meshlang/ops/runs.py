@@ -1,4 +1,7 @@
-"""Runs of indices along one dim: joined, cut out, padded with zeros."""
+"""Runs of indices along one dim: joined, cut out, padded.
+
+Along a divided dim, processors send what others lack, and no more.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 
 from meshlang.dims import Dim, check_twins
 from meshlang.dtypes import check_same
-from meshlang.errors import DimError, message
+from meshlang.errors import DimError, DtypeError, message
 from meshlang.ops.rearrange import arrange
-from meshlang.program import Op, Spec, apply, as_tensor
+from meshlang.ops.span import FILL, Run
+from meshlang.program import INTEGERS, Op, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
 
 
@@ -45,9 +49,8 @@ class Concat(Op):
         )
 
     def plan(self, b, xs, outs):
-        made = outs[0].shape
-        xs = [b.arrange(x, made.swap(made[self.dim], x.shape[self.dim])) for x in xs]
-        return _along_whole(b, self, self.dim, xs, outs)
+        runs = [Run(i, 0, x.shape[self.dim].size) for i, x in enumerate(xs)]
+        return [b.reblock(self, xs, self.dim, runs, outs[0], 0)]
 
 
 @dataclass(frozen=True)
@@ -82,23 +85,24 @@ class Slice(Op):
         return (pad(gs[0], self.dim, before=self.start, after=after),)
 
     def plan(self, b, xs, outs):
-        return _along_whole(b, self, self.dim, xs, outs)
+        return [b.reblock(self, xs, self.dim, [Run(0, self.start, self.size)], outs[0], 0)]
 
 
 @dataclass(frozen=True)
 class Pad(Op):
-    """Zeros before and after along one dim, which keeps its name."""
+    """A value before and after along one dim, which keeps its name."""
 
     dim: str
     before: int
     after: int
+    value: float = 0
 
     @property
     def detail(self) -> str:
-        return f"{self.dim} {self.before}+{self.after}"
+        return f"{self.dim} {self.before}+{self.after}" + (f" {self.value}" if self.value else "")
 
     def passes(self, i: int) -> str:
-        return "alone"
+        return "no" if self.value else "alone"
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         dim = xs[0].shape[self.dim]
@@ -117,7 +121,9 @@ class Pad(Op):
         return (slice(gs[0], self.dim, start=self.before, size=xs[0].shape[self.dim].size),)
 
     def plan(self, b, xs, outs):
-        return _along_whole(b, self, self.dim, xs, outs)
+        size = xs[0].shape[self.dim].size
+        runs = [Run(FILL, 0, self.before), Run(0, 0, size), Run(FILL, 0, self.after)]
+        return [b.reblock(self, xs, self.dim, runs, outs[0], self.value)]
 
 
 def _with_size(dim: Dim, size: int) -> Dim:
@@ -140,13 +146,6 @@ def _check_alike(dim: str, xs: Sequence[Tensor]) -> None:
             )
 
 
-def _along_whole(b: Any, op: Op, dim: str, xs: Sequence[Any], outs: Sequence[Spec]) -> list[Any]:
-    """Work along a dim whose pieces do not line up: gather it, work, cut again."""
-    xs = [b.gather(x, dim) for x in xs]
-    result = b.local(op, xs, outs, pending=xs[0].pending, whole=(dim,))[0]
-    return [b.move(result, outs[0].shape)]
-
-
 # -- the public functions ------------------------------------------------------------------------
 
 
@@ -155,7 +154,7 @@ def concat(xs: Sequence[Any], dim: str) -> Tensor:
 
     Args:
         xs: one tensor or more, of one dtype.
-        dim: the dim that is joined. Where it is divided, its pieces are gathered and cut anew.
+        dim: the dim that is joined. Where it is divided, rows go to those whose they become.
 
     Dims:
         xs       [dim rest...] each, sizes of dim may differ
@@ -182,7 +181,7 @@ def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:
 
     Args:
         x: any tensor.
-        dim: along which. Where it is divided, its pieces are gathered and cut anew.
+        dim: along which. Where it is divided, rows go to those whose they become.
         start: the first index.
         size: how many indices.
 
@@ -202,14 +201,15 @@ def slice(x: Any, dim: str, *, start: int = 0, size: int) -> Tensor:
     return apply(Slice(x.shape[dim].name, start, size), x)[0]
 
 
-def pad(x: Any, dim: str, *, before: int = 0, after: int = 0) -> Tensor:
-    """Zeros (for bools, False) before and after along one dim, which keeps its name.
+def pad(x: Any, dim: str, *, before: int = 0, after: int = 0, value: float = 0) -> Tensor:
+    """A value before and after along one dim, which keeps its name.
 
     Args:
         x: any tensor.
-        dim: along which. Where it is divided, its pieces are gathered and cut anew.
+        dim: along which. Where it is divided, rows go to those whose they become.
         before: how many indices in front.
         after: how many behind.
+        value: what stands there; zero, which is False for bools, by default.
 
     Dims:
         x        [dim rest...]
@@ -217,6 +217,7 @@ def pad(x: Any, dim: str, *, before: int = 0, after: int = 0) -> Tensor:
 
     Raises:
         DimError: one of the two is negative.
+        DtypeError: the value is no whole number, and the tensor holds only those.
 
     Example:
         >>> import meshlang as ml
@@ -224,4 +225,14 @@ def pad(x: Any, dim: str, *, before: int = 0, after: int = 0) -> Tensor:
         array([0, 1, 2, 0, 0], dtype=int32)
     """
     x = as_tensor(x)
-    return apply(Pad(x.shape[dim].name, before, after), x)[0]
+    check_fill("pad", value, x)
+    return apply(Pad(x.shape[dim].name, before, after, value), x)[0]
+
+
+def check_fill(op: str, value: float, x: Tensor) -> None:
+    """Refuse a number that the dtype of a tensor does not hold."""
+    whole = value in (0, 1) if x.dtype == "bool" else float(value).is_integer()
+    if x.dtype in (*INTEGERS, "bool") and not whole:
+        rows = [("operand", f"{x.shape} {x.dtype}"), ("value", value)]
+        fix = "ml.cast(x, 'compute') first, or another value"
+        raise DtypeError(message(f"{op}: {x.dtype} does not hold {value}.", rows, fix))

@@ -86,7 +86,7 @@ class Attention:
             >>> ml.trace(fn, x=ml.spec("batch:2 length:3 d_model:8")).outputs
             [Tensor[batch:2 length:3 d_model:8] float32]
         """
-        q, k, v = (self._projected(x, name) for name in ("q", "k", "v"))
+        q, k, v = self._projected(x)
         q = positions.turn(q) * (1.0 / sqrt(self.d_head))
         k = positions.turn(k).rename(length="memory")
         v = v.rename(length="memory")
@@ -105,9 +105,15 @@ class Attention:
     def _heads(self) -> tuple[ml.Dim, ml.Dim]:
         return ml.Dim("heads", self.heads), ml.Dim("d_head", self.d_head)
 
-    def _projected(self, x: ml.Tensor, name: str) -> ml.Tensor:
-        """Queries, keys or values [batch length heads d_head]."""
+    def _projected(self, x: ml.Tensor) -> list[ml.Tensor]:
+        """Queries, keys and values [batch length heads d_head], by one product.
+
+        One wide matrix is multiplied faster than three narrow ones, which a divided `heads` makes
+        narrower still; and the gradient of x is one sum.
+        """
         d_model = x.shape["d_model"]
         shape = ml.Shape([d_model, *self._heads])
-        weight = ml.variable(name, shape, init=matrix_init(d_model.size, self.init_scale))
-        return ml.einsum(x, weight, reduce="d_model")
+        init = matrix_init(d_model.size, self.init_scale)
+        weights = ml.stack([ml.variable(name, shape, init=init) for name in "qkv"], "qkv")
+        made = ml.einsum(x, weights, keep="batch length qkv heads d_head")
+        return ml.unstack(made, "qkv")

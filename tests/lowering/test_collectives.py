@@ -114,7 +114,8 @@ def permutations_to_try(size: int) -> list[tuple[int, ...]]:
     shifts = [tuple((i + by) % size for i in range(size)) for by in (0, 1, -1)]
     drawn = [tuple(rng.permutation(size).tolist())]
     swap = [(1, 0, *range(2, size))] if size > 1 else []
-    return sorted({*shifts, *drawn, *swap})
+    some = [tuple(max(i - by, -1) for i in range(size)) for by in (1, 2, size)]
+    return sorted({*shifts, *drawn, *swap, *some})
 
 
 def test_permute(run, mesh):
@@ -126,7 +127,9 @@ def test_permute(run, mesh):
     ]
     found = run(mesh, lambda b, v: [b.permute(v[0], *case) for case in cases], x)
     for (axes, sources), got in zip(cases, found, strict=True):
-        want = [members(mesh, x, p, axes)[sources[rank(mesh, p, axes)]] for p in range(mesh.size)]
+        wanted = [sources[rank(mesh, p, axes)] for p in range(mesh.size)]
+        sent = [members(mesh, x, p, axes)[source] for p, source in enumerate(wanted)]
+        want = [x if s >= 0 else np.zeros_like(x) for x, s in zip(sent, wanted, strict=True)]
         check(got, want)
 
 

@@ -1,6 +1,6 @@
 """How blocks travel, without devices."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 import tensorflow as tf
@@ -8,18 +8,34 @@ import tensorflow as tf
 from meshlang.lowering.wire import pair_rounds, radices, to_move, to_reduce
 
 
-@pytest.mark.parametrize("size", range(1, 7))
-def test_pair_rounds_of_every_permutation(size):
-    for sources in permutations(range(size)):
+def some_receive_nothing(sources):
+    """A permutation, and the same with every set of members that receive nothing."""
+    for without in product([False, True], repeat=len(sources)):
+        yield [-1 if w else s for w, s in zip(without, sources, strict=True)]
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+def test_pair_rounds_of_every_permutation_and_part_of_one(size):
+    for sources in (some for p in permutations(range(size)) for some in some_receive_nothing(p)):
         found = pair_rounds(sources)
         if found is None:
+            assert size > 2
             continue
         rounds, when = found
         for partners in rounds:
             assert sorted(partners) == list(range(size))
             assert all(partners[partners[i]] == i != partners[i] for i in range(size))
         for member, source in enumerate(sources):
-            assert source == (member if when[member] < 0 else rounds[when[member]][member])
+            if when[member] < 0:
+                assert source in (member, -1)
+            else:
+                assert source == rounds[when[member]][member]
+
+
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_a_shift_that_does_not_wrap_is_always_pairs(size):
+    for by in range(1, size):
+        assert pair_rounds([max(i - by, -1) for i in range(size)]) is not None
 
 
 @pytest.mark.parametrize("size", [2, 4, 6, 8, 64])

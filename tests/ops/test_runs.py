@@ -51,6 +51,12 @@ CASES = (
     ),
     case("pad behind", lambda x: ml.pad(x, "n", after=16), lambda x: np.pad(x, (0, 16)), x="n:8"),
     case(
+        "pad with a value",
+        lambda x: ml.pad(x, "n", before=3, after=5, value=2.5),
+        lambda x: np.pad(x, ((0, 0), (3, 5)), constant_values=2.5),
+        x="d:40 n:24",
+    ),
+    case(
         "whole numbers",
         lambda x: ml.concat([ml.slice(x, "n", size=8), ml.pad(x, "n", before=8)], "n"),
         lambda x: np.concatenate([x[:8], np.zeros(8, "int32"), x]),
@@ -87,9 +93,27 @@ def test_other_dims_may_be_divided_freely(fn: Callable[[ml.Tensor], ml.Tensor]):
     assert collectives(fn, "r:2 c:4", "d:r+c", x="n:16 d:40") == []
 
 
-@pytest.mark.parametrize("fn", FUNCTIONS)
-def test_a_divided_dim_is_gathered_once_and_cut_again(fn: Callable[[ml.Tensor], ml.Tensor]):
-    assert collectives(fn, "r:2 c:4", "n:r d:c", x="n:16 d:40") == ["all_gather over r"]
+def sent(fn: Callable[..., ml.Tensor], mesh: str, layout: str, **shapes: str) -> dict[str, int]:
+    """Rows that each processor sends, by kind of collective; a row is one element."""
+    plan = ml.plan(ml.trace(fn, **{n: ml.spec(s) for n, s in shapes.items()}), mesh, layout)
+    return {kind: int(t.wire_elements) for (kind, _), t in plan.cost.traffic.items()}
+
+
+@pytest.mark.parametrize(
+    ("fn", "rows"),
+    [
+        (lambda x: ml.slice(x, "n", size=32), {}),
+        (lambda x: ml.slice(x, "n", size=16), {"permute": 8}),
+        (lambda x: ml.slice(x, "n", start=1, size=28), {"permute": 2}),
+        (lambda x: ml.pad(x, "n", before=2, after=2), {"permute": 1}),
+        (lambda x: ml.pad(x, "n", before=8, after=24), {"permute": 8}),
+        (lambda x: ml.concat([x], "n"), {}),
+        (lambda x: ml.concat([x, x], "n"), {"permute": 16}),
+    ],
+)
+def test_processors_send_what_others_lack(fn: Callable[..., ml.Tensor], rows: dict[str, int]):
+    """Of 4 blocks of 8 rows: not 24, as all would be."""
+    assert sent(fn, "r:4", "n:r", x="n:32") == rows
 
 
 def test_pending_sums_go_through():
@@ -143,6 +167,68 @@ def test_what_is_padded_and_sliced_comes_back(before: int, after: int, layout: s
     made = case("law", fn, gradients=False, x="n:16 d:8")
     for name, array in run(made, Laid("r:2 c:2", layout)).items():
         np.testing.assert_array_equal(array, made.arrays["x"], err_msg=name)
+
+
+def steps_of(draw: st.DrawFn, size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Ops on runs of a dim whose size stays a multiple of 4."""
+    found = []
+    for kind in draw(
+        st.lists(st.sampled_from("slice pad shift reverse concat".split()), max_size=5)
+    ):
+        if kind == "slice":
+            rows = 4 * draw(st.integers(1, size // 4))
+            found.append((kind, (draw(st.integers(0, size - rows)), rows)))
+            size = rows
+        elif kind == "pad":
+            before = draw(st.integers(0, 9))
+            after = 4 * draw(st.integers(0, 2)) + -before % 4
+            found.append((kind, (before, after)))
+            size += before + after
+        elif kind == "shift":
+            found.append((kind, (draw(st.integers(-30, 30)),)))
+        else:
+            found.append((kind, ()))
+            size *= 2 if kind == "concat" and size <= 32 else 1
+    return found
+
+
+def applied(steps: list[tuple[str, tuple[int, ...]]], x: ml.Tensor) -> ml.Tensor:
+    for kind, numbers in steps:
+        if kind == "slice":
+            x = ml.slice(x, "n", start=numbers[0], size=numbers[1])
+        elif kind == "pad":
+            x = ml.pad(x, "n", before=numbers[0], after=numbers[1])
+        elif kind == "shift":
+            x = ml.shift(x, "n", numbers[0], wrap=True)
+        elif kind == "reverse":
+            x = ml.reverse(x, "n")
+        elif x.shape["n"].size <= 32:
+            x = ml.concat([x, ml.reverse(x, "n")], "n")
+    return x
+
+
+def as_numpy(steps: list[tuple[str, tuple[int, ...]]], x: np.ndarray) -> np.ndarray:
+    for kind, numbers in steps:
+        if kind == "slice":
+            x = x[numbers[0] : numbers[0] + numbers[1]]
+        elif kind == "pad":
+            x = np.pad(x, (numbers, (0, 0)))
+        elif kind == "shift":
+            x = np.roll(x, numbers[0], 0)
+        elif kind == "reverse":
+            x = x[::-1]
+        elif len(x) <= 32:
+            x = np.concatenate([x, x[::-1]])
+    return x
+
+
+@for_all(st.data(), st.sampled_from(["n:r", "n:c+r", "n:c d:r"]))
+@settings(max_examples=15)
+def test_any_row_of_steps_is_what_numpy_makes_of_it(data: st.DataObject, layout: str):
+    steps = data.draw(st.composite(steps_of)(16))
+    made = case("law", lambda x: applied(steps, x), gradients=False, x="n:16 d:4")
+    found = run(made, Laid("r:2 c:2", layout))["law/value"]
+    np.testing.assert_array_equal(found, as_numpy(steps, made.arrays["x"]))
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -216,4 +302,15 @@ concat: the operands have several dtypes.
   operand 0  [n:8] float64
   operand 1  [n:8] int32
   fix: ml.cast them to one, e.g. ml.cast(x, 'float64')"""
+    )
+
+
+def test_whole_numbers_are_padded_with_whole_numbers():
+    assert (
+        trace_error(ml.DtypeError, lambda x: ml.pad(x, "n", after=1, value=0.5), x=ints("n:8", 9))
+        == """\
+pad: int32 does not hold 0.5.
+  operand  [n:8] int32
+  value    0.5
+  fix: ml.cast(x, 'compute') first, or another value"""
     )
