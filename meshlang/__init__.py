@@ -11,6 +11,7 @@ from meshlang import optim as optim
 from meshlang.dims import Dim, Shape
 from meshlang.errors import (
     ArrayError,
+    CheckError,
     CheckpointError,
     DimError,
     DtypeError,
@@ -56,6 +57,7 @@ _LAZY = {
 
 __all__ = [
     "ArrayError",
+    "CheckError",
     "CheckpointError",
     "Dim",
     "DimError",

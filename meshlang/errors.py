@@ -44,6 +44,10 @@ class ArrayError(MeshlangError):
     """An array given to an executable has the wrong shape, dtype or name."""
 
 
+class CheckError(MeshlangError):
+    """What `meshlang.check` was told to look for was there when the program ran."""
+
+
 class CheckpointError(MeshlangError):
     """A checkpoint is missing, damaged, or of another model."""
 

@@ -11,6 +11,7 @@ from meshlang.errors import DimError, DtypeError, ProgramError, message
 from meshlang.ops.create import full, zeros
 from meshlang.ops.elementwise import add_n
 from meshlang.ops.rearrange import arrange
+from meshlang.ops.recomputed import Again
 from meshlang.ops.state import Assign, ToSlot, Use, slot_shape
 from meshlang.program import FLOATS, Node, Op, Program, as_tensor, current, tracing
 from meshlang.tensor import Tensor
@@ -191,7 +192,7 @@ def backprop(
     targets = set(targets)
     live, reached = _depending(nodes, targets)
     cotangents = {t: list(gs) for t, gs in seeds.items()}
-    again: dict[Tensor, Tensor] = {}
+    again = Again(nodes)
     for node in reversed(nodes):
         if node not in live:
             continue
@@ -200,8 +201,10 @@ def backprop(
         scope_before, current_scopes = _enter(node)
         try:
             gs = [_total(cotangents[y]) if y in cotangents else None for y in node.outputs]
-            ys = [_gathered_again(y, again) for y in node.outputs]
-            xs = [_gathered_again(x, again) for x in node.inputs]
+            if node.region is not None:
+                again.begin(node.region, next(g for g in gs if g is not None))
+            ys = [again.of(y, node) for y in node.outputs]
+            xs = [again.of(x, node) for x in node.inputs]
             back = node.op.vjp(xs, ys, gs)
         finally:
             current_scopes[:] = scope_before
@@ -236,14 +239,3 @@ def _enter(node: Node) -> tuple[list[str], list[str]]:
     before = list(scopes)
     scopes[:] = [*node.scope.split("/"), "grad"] if node.scope else ["grad"]
     return before, scopes
-
-
-def _gathered_again(x: Tensor, again: dict[Tensor, Tensor]) -> Tensor:
-    """A kept variable in use is not saved for the backward pass: it is moved again."""
-    if x.node is None or not isinstance(x.node.op, Use):
-        return x
-    if x not in again:
-        program = current()
-        assert program is not None
-        again[x] = program.add(Use(x.node.op.dtype, again=True), x.node.inputs[0])[0]
-    return again[x]

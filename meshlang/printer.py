@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from meshlang.program import Node, Op, Program
 
 
+#: what the branches of a cond are called
+WORDS = ("if true", "if false")
+
+
 class Listing:
     """Lines that name values by number; plans are written with it too."""
 
@@ -116,25 +120,61 @@ def _write(listing: Listing, nodes: Sequence[Node]) -> None:
     for node in nodes:
         listing.under(node.scope)
         body = getattr(node.op, "body", None)
+        branches = getattr(node.op, "branches", None)
         if body is not None:
             _write_loop(listing, node, body)
+        elif branches is not None:
+            _write_branches(listing, node, branches)
         else:
             what = called(node.op, listing.names(node.inputs))
             listing.line(f"{listing.names(node.outputs)} = {what}: {types(node.outputs)}")
 
 
 def _write_loop(listing: Listing, node: Node, body: Any) -> None:
-    """A scan: what each trip begins with, the ops of a trip, what comes out."""
+    """What each trip begins with, the ops of a trip, what comes out."""
     n, m = len(body.carry), len(body.carry) + len(body.xs)
-    k = n + len(body.ys)
-    listing.line(f"{node.op.label} {node.op.detail}")
+    f = m + len(body.fixed)
+    counted = f" ({listing.name(node.inputs[-1])})" if body.counted else ""
+    listing.line(f"{node.op.label} {node.op.detail}{counted}")
     with listing.indented():
+        if body.test is not None:
+            _write_test(listing, node, body.test, f)
         listing.line(f"trip {listing.name(body.trip)}")
         listing.begin("carry", body.carry, node.inputs[:n])
         listing.begin("slice", body.xs, node.inputs[n:m])
-        listing.begin("fixed", body.fixed, node.inputs[m:])
+        listing.begin("fixed", body.fixed, node.inputs[m:f])
         _write(listing, body.program.nodes)
         listing.under(node.scope)
+        k = n + len(body.ys)
+        s = k + len(body.sums)
         listing.end("last", node.outputs[:n], body.carry_out)
         listing.end("stack", node.outputs[n:k], body.ys)
-        listing.end("sum", node.outputs[k:], body.sums)
+        listing.end("sum", node.outputs[k:s], body.sums)
+        for count in node.outputs[s:]:
+            listing.line(f"{listing.name(count)} = trips: {typed(count)}")
+
+
+def _write_test(listing: Listing, node: Node, test: Any, first: int) -> None:
+    """What is computed before each trip; its fixed values are the operands from `first` on."""
+    listing.line(f"while, before trip {listing.name(test.trip)}")
+    with listing.indented():
+        listing.begin("carry", test.carry, node.inputs[: len(test.carry)])
+        listing.begin("fixed", test.fixed, node.inputs[first : first + len(test.fixed)])
+        _write(listing, test.program.nodes)
+        listing.under(node.scope)
+        listing.line(f"holds {listing.name(test.predicate)}")
+
+
+def _write_branches(listing: Listing, node: Node, branches: Any) -> None:
+    listing.line(f"{node.op.label}({listing.name(node.inputs[0])})")
+    first = 1
+    with listing.indented():
+        for word, branch in zip(WORDS, branches, strict=True):
+            listing.line(word)
+            last = first + len(branch.fixed)
+            with listing.indented():
+                listing.begin("fixed", branch.fixed, node.inputs[first:last])
+                _write(listing, branch.program.nodes)
+                listing.under(node.scope)
+                listing.end("result", node.outputs, branch.outs)
+            first = last

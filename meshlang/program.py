@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from meshlang.variables import Variable
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
+#: floats whose sums over processors are held and paid in high precision
+NARROW = ("bfloat16", "float16")
 INTEGERS = ("int64", "int32", "uint32", "uint8")
 DTYPES = (*FLOATS, *INTEGERS, "bool")
 
@@ -79,6 +81,11 @@ class Op:
         """What is printed behind the operands."""
         return ""
 
+    @property
+    def bodies(self) -> tuple[Program, ...]:
+        """The programs inside: of a trip, of a test, of branches."""
+        return ()
+
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         """Shapes and dtypes of the results."""
         raise NotImplementedError
@@ -109,8 +116,13 @@ class Op:
 
         "no": it is paid first. "alone": the other operands may not be pending. "together": all
         operands are equally pending, as in a sum of them. "move": the dims move, see `plan`.
+        "unread": its numbers are not looked at, and may stay pending.
         """
         return "no"
+
+    def anew(self) -> Op:
+        """The op as it is computed once more, for a backward pass that does not save its result."""
+        return self
 
     def creates_pending(
         self, axes_of: Callable[[Dim], tuple[str, ...]], xs: Any
@@ -135,6 +147,8 @@ class Node:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...] = ()
     scope: str = ""
+    #: the call of `meshlang.recompute` that it belongs to
+    region: object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +186,10 @@ class Program:
     #: trip counters of the loops around, outermost first
     trips: tuple[Tensor, ...] = ()
     scopes: list[str] = field(default_factory=list)
+    #: the call of `meshlang.recompute` whose function is being traced
+    region: object | None = None
+    #: what `meshlang.check` counted, and what to say of it
+    checks: list[tuple[Tensor, Callable[[int], str]]] = field(default_factory=list)
     random_ids: int = 0
 
     @property
@@ -183,6 +201,13 @@ class Program:
     def outputs(self) -> list[Tensor]:
         """The result tensors, flattened."""
         return list(leaves(self.results))
+
+    def every_node(self) -> Iterator[Node]:
+        """The ops in order, each followed by those of the programs inside of it."""
+        for node in self.nodes:
+            yield node
+            for body in node.op.bodies:
+                yield from body.every_node()
 
     @property
     def updates_variables(self) -> bool:
@@ -231,7 +256,7 @@ class Program:
                 located.located = True  # type: ignore[attr-defined]
                 raise located from None
             raise
-        node = Node(op, xs, scope=scope)
+        node = Node(op, xs, scope=scope, region=self.region)
         node.outputs = tuple(Tensor(s.shape, s.dtype, self, node) for s in specs)
         self.nodes.append(node)
         return node.outputs

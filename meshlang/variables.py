@@ -186,7 +186,11 @@ def variable_of(x: Any, program: Program) -> Variable | None:
     """The variable that a value is the use of, if it is one."""
     if isinstance(x, Variable):
         return x
-    while isinstance(x, Tensor) and x.node is not None:
+    while isinstance(x, Tensor):
+        if x.node is None:  # of a loop or a branch, perhaps taken from around it
+            captures = x.program.captures if x.program else {}
+            x = next((outer for outer, mine in captures.items() if mine is x), None)
+            continue
         if isinstance(x.node.op, Stored):
             return program.root.variables[x.node.op.name]
         if not isinstance(x.node.op, Use | ToSlot | Assign):

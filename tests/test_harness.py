@@ -116,7 +116,14 @@ def test_a_draw_is_recorded_and_has_several_meshes_and_both_backends():
     fast = [p.values[0] for p in drawn("some name", pool) if not p.marks]
     assert fast == [p.values[0] for p in drawn("some name", pool) if not p.marks]
     assert fast != [p.values[0] for p in drawn("another name", pool) if not p.marks]
-    assert len(drawn("some name", pool)) == 2 * len(pool)
+    every = [p.values[0] for p in drawn("some name", pool, on_devices=len(pool))]
+    assert len(every) == len(set(every)) == 2 * len(pool)
+    some = [p.values[0] for p in drawn("some name", pool)]
+    assert set(some) < set(every)
+    assert {(x.mesh, x.backend) for x in some} == {(x.mesh, x.backend) for x in every}
+    assert [x for x in some if x.backend == "simulated"] == [
+        x for x in every if x.backend == "simulated"
+    ]
     assert {laid.backend for laid in fast} == set(BACKENDS)
     assert len({laid.mesh for laid in fast}) == len(fast) == 4
 

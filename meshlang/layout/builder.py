@@ -11,6 +11,7 @@ from meshlang.dims import Dim, Shape
 from meshlang.errors import LayoutError, message
 from meshlang.layout.layout import Tables
 from meshlang.layout.moves import Move, route, sources, wire
+from meshlang.layout.reblock import Layer, returned, taken
 from meshlang.layout.values import (
     Collective,
     Counter,
@@ -23,7 +24,8 @@ from meshlang.layout.values import (
     Step,
 )
 from meshlang.ops.rearrange import Arrange
-from meshlang.program import Op, Precision, Spec
+from meshlang.ops.span import Run, blocks
+from meshlang.program import NARROW, Op, Precision, Spec
 
 if TYPE_CHECKING:
     from meshlang.ops.rearrange import Regroup
@@ -42,6 +44,9 @@ class Builder:
         self._moved: dict[tuple[PlanValue, Shape, Placement, bool], PlanValue] = {}
         self._narrowed: dict[tuple[PlanValue, str], PlanValue] = {}
         self._paid: dict[tuple[PlanValue, tuple[str, ...]], PlanValue] = {}
+        self._wide: dict[PlanValue, PlanValue] = {}
+        self._reshaped: dict[PlanValue, PlanValue] = {}
+        self._reached: dict[tuple[Any, ...], PlanValue] = {}
 
     # -- where things lie ---------------------------------------------------------------------
 
@@ -94,7 +99,8 @@ class Builder:
 
         Dims named in `whole` lie whole in the results, whatever the layout says.
         """
-        brought = next((x.pending for x in xs if x.pending), ())
+        read = (x for i, x in enumerate(xs) if op.passes(i) != "unread")
+        brought = next((x.pending for x in read if x.pending), ())
         pending = tuple(dict.fromkeys((*brought, *pending)))
         made = []
         for spec in outs:
@@ -103,15 +109,52 @@ class Builder:
         self.steps.append(Local(op, tuple(xs), tuple(made), self.scope))
         return made
 
+    def local_at(
+        self,
+        op: Op,
+        xs: Sequence[PlanValue],
+        out: Spec,
+        at: dict[Dim, tuple[str, ...]],
+        pending: tuple[str, ...] = (),
+    ) -> PlanValue:
+        """An op on blocks whose result has dims of its own, which lie as `at` says."""
+        brought = next((x.pending for x in xs if x.pending), ())
+        placement = tuple(at[d] if d in at else self.axes(d) for d in out.shape)
+        made = self.counter.value(out.shape, out.dtype, placement, (*brought, *pending))
+        self.steps.append(Local(op, tuple(xs), (made,), self.scope))
+        return made
+
     def cast(self, x: PlanValue, dtype: str) -> PlanValue:
-        """Another dtype; equal casts happen once."""
+        """Another dtype; equal casts happen once. What was paid wider is taken as it was paid."""
         if x.dtype == dtype:
             return x
+        wide = self.wide(x)
+        if wide is not None and wide.dtype == dtype:
+            return wide
         if (x, dtype) not in self._narrowed:
             made = self.counter.value(x.shape, dtype, x.placement, x.pending)
             self.steps.append(Local(Narrow(dtype), (x,), (made,), self.scope))
             self._narrowed[x, dtype] = made
         return self._narrowed[x, dtype]
+
+    def wide(self, x: PlanValue) -> PlanValue | None:
+        """The sum that was narrowed to `x`, if it was one, under the names of `x`."""
+        if x in self._reshaped and x not in self._wide:
+            source = self.wide(self._reshaped[x])
+            if source is not None:
+                self._wide[x] = self._reshape(source, x.shape, x.placement)
+        return self._wide.get(x)
+
+    def paid(self, x: PlanValue, dtype: str) -> PlanValue:
+        """A value with nothing pending, in the dtype of its tensor."""
+        return self.narrow(self.pay(x), dtype)
+
+    def narrow(self, wide: PlanValue, dtype: str) -> PlanValue:
+        """A paid sum in the dtype of its parts; who casts it back gets it as it was paid."""
+        made = self.cast(wide, dtype)
+        if made is not wide:
+            self._wide[made] = wide
+        return made
 
     def arrange(self, x: PlanValue, shape: Shape) -> PlanValue:
         """The order of dims that `shape` has; twins are told apart by name alone."""
@@ -139,9 +182,8 @@ class Builder:
         if not axes:
             return x
         if (x, axes) not in self._paid:
-            narrow = x.dtype in ("bfloat16", "float16")
-            wide = self.cast(x, self.high) if narrow else x
-            self._paid[x, axes] = self.cast(self.all_reduce(wide, axes, "sum"), x.dtype)
+            wide = self.cast(x, self.high) if x.dtype in NARROW else x
+            self._paid[x, axes] = self.narrow(self.all_reduce(wide, axes, "sum"), x.dtype)
         return self._paid[x, axes]
 
     def gather(self, x: PlanValue, dim: str) -> PlanValue:
@@ -187,7 +229,7 @@ class Builder:
             left = move.kind == "all_gather" and not target[move.dim]
             at = self._step(at, move, target, self._why(shape[move.dim]) if left else "")
         if at.shape != shape:
-            at = self._relabel(at, shape)
+            at = self._reshape(at, shape, at.placement)
         return at
 
     def _scattered(self, x: PlanValue, target: Placement) -> PlanValue:
@@ -199,13 +241,12 @@ class Builder:
         return self.pay(x, tuple(a for a in x.pending if any(a in p for p in target)))
 
     def _reduce_scatter(self, x: PlanValue, i: int, axes: tuple[str, ...]) -> PlanValue:
-        narrow = x.dtype in ("bfloat16", "float16")
-        wide = self.cast(x, self.high) if narrow else x
+        wide = self.cast(x, self.high) if x.dtype in NARROW else x
         placement = (*x.placement[:i], (*x.placement[i], *axes), *x.placement[i + 1 :])
         rest = tuple(a for a in x.pending if a not in axes)
         made = self.counter.value(x.shape, wide.dtype, placement, rest)
         self._collect("reduce_scatter", axes, wide, made, dim=i)
-        return self.cast(made, x.dtype)
+        return self.narrow(made, x.dtype)
 
     def _why(self, dim: Dim) -> str:
         """Why a dim is gathered: its name says so, or the op that is being planned needs it."""
@@ -234,15 +275,59 @@ class Builder:
             self._collect(move.kind, move.axes, x, made, dim=move.dim, into=move.into, why=why)
         return made
 
-    def _relabel(self, x: PlanValue, shape: Shape) -> PlanValue:
-        made = self.counter.value(shape, x.dtype, x.placement, x.pending)
+    def _reshape(self, x: PlanValue, shape: Shape, placement: Placement) -> PlanValue:
+        """The same elements under other names."""
+        made = self.counter.value(shape, x.dtype, placement, x.pending)
         self.steps.append(Local(Reshape(), (x,), (made,), self.scope))
+        self._reshaped[made] = x
         return made
 
     def _collect(
         self, kind: str, axes: tuple[str, ...], x: PlanValue, made: PlanValue, **more: Any
     ) -> None:
         self.steps.append(Collective(kind, axes, (x,), (made,), scope=self.scope, **more))
+
+    def permute(self, x: PlanValue, axes: tuple[str, ...], members: Sequence[int]) -> PlanValue:
+        """Blocks from other members of a group; zeros where `members` says -1."""
+        made = self.counter.value(x.shape, x.dtype, x.placement, x.pending)
+        self._collect("permute", axes, x, made, sources=tuple(members))
+        return made
+
+    # -- other blocks of a dim ----------------------------------------------------------------
+
+    def reblock(
+        self, op: Op, xs: Sequence[PlanValue], dim: str, runs: Sequence[Run], out: Spec, fill: Any
+    ) -> PlanValue:
+        """A result whose dim is a row of runs of the operands' dim, from wherever they lie."""
+        shape = out.shape
+        xs = [self.arrange(x, shape.swap(shape[dim], x.shape[dim])) for x in xs]
+        pending = next((x.pending for x in xs if x.pending), ())
+        made = self.counter.value(shape, out.dtype, self.placement(shape), pending)
+        layer = blocks(runs, self.tables.mesh.ways(self.axes(shape[dim])))
+        return taken(self, op, xs, shape.place(dim), layer, made, fill)
+
+    def reach(self, x: PlanValue, dim: str, layer: Layer, fill: Any = 0) -> PlanValue:
+        """What each processor along a dim reaches over, as its block of the dim ``dim.run``.
+
+        Equal ones are made once.
+        """
+        key = (x, dim, layer, fill)
+        if key not in self._reached:
+            at = x.shape.place(dim)
+            rows = sum(run.size for run in layer[0])
+            shape = x.shape.swap(x.shape[dim], Dim(f"{dim}.run", rows * len(layer)))
+            axes = self.axes(x.shape[dim]) if len(layer) > 1 else ()
+            placement = (*x.placement[:at], axes, *x.placement[at + 1 :])
+            made = self.counter.value(shape, x.dtype, placement, x.pending)
+            self._reached[key] = taken(self, None, [x], at, layer, made, fill)
+        return self._reached[key]
+
+    def give_back(self, x: PlanValue, dim: Dim, layer: Layer) -> PlanValue:
+        """The transpose of `reach`: what was reached over, added up where it lies."""
+        at = x.shape.place(f"{dim.name}.run")
+        shape = x.shape.swap(x.shape[at], dim)
+        made = self.counter.value(shape, x.dtype, x.placement, x.pending)
+        return returned(self, x, at, layer, made)
 
     # -- merge and split ----------------------------------------------------------------------
 
@@ -256,9 +341,7 @@ class Builder:
         around = [self.placement(Shape(part)) for part in (rest[:first], rest[first:])]
         x = self.move_to(x, x.shape, (*around[0], *before, *around[1]))
         target = (*around[0], *after, *around[1])
-        made = self.counter.value(out.shape, x.dtype, target, x.pending)
-        self.steps.append(Local(Reshape(), (x,), (made,), self.scope))
-        return self.move(made, out.shape)
+        return self.move(self._reshape(x, out.shape, target), out.shape)
 
     def _regroup_placements(
         self, op: Regroup, x: PlanValue, out: Shape
@@ -306,7 +389,13 @@ class Builder:
     # -- loops --------------------------------------------------------------------------------
 
     def loop(self, op: Any, xs: Sequence[PlanValue], outs: Sequence[Spec]) -> list[PlanValue]:
-        """Plan the body of a scan, and the loop around it."""
-        from meshlang.layout.planner import plan_loop
+        """Plan the body of a loop, and the loop around it."""
+        from meshlang.layout.inner_plans import plan_loop
 
         return plan_loop(self, op, list(xs), outs)
+
+    def cond(self, op: Any, xs: Sequence[PlanValue], outs: Sequence[Spec]) -> list[PlanValue]:
+        """Plan both branches of a cond."""
+        from meshlang.layout.inner_plans import plan_cond
+
+        return plan_cond(self, op, list(xs), outs)

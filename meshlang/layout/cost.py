@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from meshlang.errors import MeshError, message
 from meshlang.layout.mesh import Mesh
-from meshlang.layout.values import Collective, Local, Loop, PlanValue, Reshape, Step
+from meshlang.layout.values import (
+    Branches,
+    Collective,
+    Local,
+    Loop,
+    PlanValue,
+    Reshape,
+    Step,
+)
+from meshlang.ops.recomputed import Barrier
 from meshlang.ops.state import Assign, Stored
 from meshlang.structure import leaves
 
@@ -110,11 +119,31 @@ def cost_of(plan: Plan) -> Cost:
 
 
 def walk(steps: Sequence[Step], trips: int = 1) -> Iterator[tuple[Step, int]]:
-    """All steps, those of loops as well, with how often each runs."""
+    """All steps, those of loops as well, with how often each runs.
+
+    Of a while_loop that is at most; its decision runs once more than its trips. Of the branches of
+    a cond the dearer one counts: that which sends more, then that of more FLOPs.
+    """
     for step in steps:
         yield step, trips
         if isinstance(step, Loop):
+            if step.decision is not None:
+                yield from walk(step.decision.steps, trips * (step.trips + 1))
             yield from walk(step.steps, trips * step.trips)
+        elif isinstance(step, Branches):
+            dearer = max(step.branches, key=lambda branch: _weight(branch.steps))
+            yield from walk(dearer.steps, trips)
+
+
+def _weight(steps: Sequence[Step]) -> tuple[int, int]:
+    """Bytes in collectives, and FLOPs."""
+    sent = flops = 0
+    for step, trips in walk(steps):
+        if isinstance(step, Collective):
+            sent += trips * step.payload[1] * (2 if step.kind == "all_reduce" else 1)
+        elif isinstance(step, Local):
+            flops += trips * step_flops(step)[0]
+    return sent, flops
 
 
 def step_flops(step: Local) -> tuple[int, int]:
@@ -228,7 +257,9 @@ def peak_bytes(steps: Sequence[Step], begin: Iterable[PlanValue], end: Iterable[
 
 
 def _within(step: Step) -> int:
-    """What the trips of a loop take besides its operands and results."""
+    """What the trips of a loop, or the larger branch, take besides operands and results."""
+    if isinstance(step, Branches):
+        return max(peak_bytes(b.steps, b.fixed, b.outs) for b in step.branches)
     if not isinstance(step, Loop):
         return 0
     ends = [*step.carry_out, *step.ys, *step.sums]
@@ -241,8 +272,8 @@ def _memory(steps: Sequence[Step]) -> dict[PlanValue, PlanValue]:
     for step in steps:
         if isinstance(step, Local) and isinstance(step.op, Stored | Assign):
             of |= {v: v for v in step.outputs}
-        elif isinstance(step, Local) and isinstance(step.op, Reshape):
-            (made,), (given,) = step.outputs, step.inputs
+        elif isinstance(step, Local) and isinstance(step.op, Reshape | Barrier):
+            (made,), (given, *_) = step.outputs, step.inputs
             of[made] = of.get(given, given)
     return of
 
@@ -317,7 +348,8 @@ def _crossing(step: Collective, machines: Sequence[int]) -> tuple[int, int]:
     """In one group: how much leaves a machine, and how much is sent, in the same unit."""
     group = len(machines)
     if step.kind == "permute":
-        return sum(machines[s] != m for s, m in zip(step.sources, machines, strict=True)), group
+        pairs = zip(step.sources, machines, strict=True)
+        return sum(s >= 0 and machines[s] != m for s, m in pairs), group
     members: Mapping[int, int] = Tally(machines)
     if step.kind == "all_to_all":
         return group**2 - sum(m * m for m in members.values()), group * (group - 1)

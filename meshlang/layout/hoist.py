@@ -41,9 +41,9 @@ def _casts(loop: Loop, made: set[PlanValue]) -> list[tuple[int, Local]]:
     found = []
     for i, (stack, x) in enumerate(zip(loop.given.stacks, loop.xs, strict=True)):
         first, *more = readers.get(x, [None])
-        narrows = isinstance(first, Local) and isinstance(first.op, Narrow)
-        if narrows and not more and stack not in made and first.outputs[0].dtype in NARROW:
-            found.append((i, first))
+        if isinstance(first, Local) and isinstance(first.op, Narrow) and not more:
+            if stack not in made and first.outputs[0].dtype in NARROW:
+                found.append((i, first))
     return found
 
 

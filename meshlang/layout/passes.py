@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeGuard
 
-from meshlang.layout.values import Collective, Local, Loop, PlanValue, Step
+from meshlang.layout.values import Branch, Branches, Collective, Local, Loop, PlanValue, Step
 from meshlang.ops.state import Assign
 
 #: an all_reduce up to this many bytes may share a bucket, and a bucket holds up to so many
@@ -16,10 +17,10 @@ def drop_unused(steps: list[Step], results: Iterable[PlanValue]) -> list[Step]:
     """Keep the steps whose results are needed; loops lose stacks and sums that nobody reads."""
     needed, kept = set(results), []
     for step in reversed(steps):
-        if isinstance(step, Loop):
+        if isinstance(step, Loop | Branches):
             if not any(v in needed for v in step.outputs):
                 continue
-            step = _pruned(step, needed)
+            step = _pruned(step, needed) if isinstance(step, Loop) else _chosen(step, needed)
         elif not any(v in needed for v in step.outputs) and not _assigns(step):
             continue
         needed.update(step.inputs)
@@ -33,29 +34,60 @@ def _assigns(step: Step) -> bool:
 
 def _pruned(loop: Loop, needed: set[PlanValue]) -> Loop:
     """Carries stay; of the other results those that are read, and of the operands likewise."""
-    n, m = len(loop.carry), len(loop.carry) + len(loop.ys)
-    ys = [(y, o) for y, o in zip(loop.ys, loop.outputs[n:m], strict=True) if o in needed]
-    sums = [(s, o) for s, o in zip(loop.sums, loop.outputs[m:], strict=True) if o in needed]
+    given, made = loop.given, loop.made
+    ys = [(y, o) for y, o in zip(loop.ys, made.stacks, strict=True) if o in needed]
+    sums = [(s, o) for s, o in zip(loop.sums, made.sums, strict=True) if o in needed]
     ends = [*loop.carry_out, *(y for y, _ in ys), *(s for s, _ in sums)]
     steps = drop_unused(loop.steps, ends)
     read = {v for step in steps for v in step.inputs} | set(ends)
-    places = [*loop.carry, *loop.xs, *loop.fixed]
-    keep = [v in read or i < n for i, v in enumerate(places)]
-    k = n + len(loop.xs)
+    stacks, xs = _read(given.stacks, loop.xs, read)
+    fixed, fixed_inside = _read(given.fixed, loop.fixed, read)
+    decided: list[PlanValue] = []
+    if loop.decision is not None:
+        decision = loop.decision
+        wanted = drop_unused(decision.steps, [decision.predicate])
+        read = {v for step in wanted for v in step.inputs} | {decision.predicate}
+        decided, inside = _read(given.decision, decision.fixed, read)
+        loop.decision = replace(decision, steps=wanted, fixed=inside)
     return Loop(
         op=loop.op,
-        inputs=tuple(v for v, k in zip(loop.inputs, keep, strict=True) if k),
-        outputs=(*loop.outputs[:n], *(o for _, o in ys), *(o for _, o in sums)),
+        inputs=(*given.carry, *stacks, *fixed, *decided, *given.trips),
+        outputs=(*made.carry, *(o for _, o in ys), *(o for _, o in sums), *made.trips),
         steps=steps,
         trip=loop.trip,
         carry=loop.carry,
-        xs=[v for v, u in zip(loop.xs, keep[n:k], strict=True) if u],
-        fixed=[v for v, u in zip(loop.fixed, keep[k:], strict=True) if u],
+        xs=xs,
+        fixed=fixed_inside,
         carry_out=loop.carry_out,
         ys=[y for y, _ in ys],
         sums=[s for s, _ in sums],
         scope=loop.scope,
+        decision=loop.decision,
     )
+
+
+def _read(
+    outside: Iterable[PlanValue], inside: Iterable[PlanValue], read: set[PlanValue]
+) -> tuple[list[PlanValue], list[PlanValue]]:
+    """Operands whose values inside are read, and these."""
+    pairs = [(o, i) for o, i in zip(outside, inside, strict=True) if i in read]
+    return [o for o, _ in pairs], [i for _, i in pairs]
+
+
+def _chosen(step: Branches, needed: set[PlanValue]) -> Branches:
+    """Both branches without the results that nobody reads, and what only these need."""
+    keep = [o in needed for o in step.outputs]
+    inputs, branches = [step.inputs[0]], []
+    for given, branch in zip(step.given, step.branches, strict=True):
+        outs = [v for v, k in zip(branch.outs, keep, strict=True) if k]
+        steps = drop_unused(branch.steps, outs)
+        read = {v for inner in steps for v in inner.inputs} | set(outs)
+        outside, inside = _read(given, branch.fixed, read)
+        inputs += outside
+        branches.append(Branch(steps, inside, outs))
+    first, second = branches
+    outputs = tuple(o for o, k in zip(step.outputs, keep, strict=True) if k)
+    return Branches(step.op, tuple(inputs), outputs, (first, second), step.scope)
 
 
 def bucket(steps: list[Step]) -> list[Step]:
@@ -68,6 +100,11 @@ def bucket(steps: list[Step]) -> list[Step]:
     for step in steps:
         if isinstance(step, Loop):
             step.steps = bucket(step.steps)
+            if step.decision is not None:
+                step.decision.steps = bucket(step.decision.steps)
+        elif isinstance(step, Branches):
+            for branch in step.branches:
+                branch.steps = bucket(branch.steps)
         buckets.add(step)
     return buckets.finish()
 

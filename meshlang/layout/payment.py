@@ -16,7 +16,7 @@ from math import inf, prod
 from meshlang.layout.layout import Tables
 from meshlang.layout.values import BYTES
 from meshlang.ops.create import Constant
-from meshlang.program import Node
+from meshlang.program import NARROW, Node
 from meshlang.tensor import Tensor
 
 Axes = tuple[str, ...]
@@ -38,6 +38,7 @@ class Payments:
         results: Sequence[Tensor],
         sums: Sequence[Tensor] = (),
         trips: int = 1,
+        unpaid: Sequence[Tensor] = (),
     ) -> None:
         """Decide for all tensors.
 
@@ -48,6 +49,7 @@ class Payments:
             results: what leaves the program, and so is paid.
             sums: results that a loop adds up, which may stay pending.
             trips: of that loop; such a sum is paid once for all of them.
+            unpaid: results that nobody pays, for the host adds them up.
         """
         self._tables = tables
         self._begun = [made_pending(node) for node in nodes]
@@ -57,6 +59,7 @@ class Payments:
             for x in dict.fromkeys(node.inputs):
                 self._consumers.setdefault(x, []).append(node)
         self._sums, self._trips = set(sums), trips
+        self._unpaid = set(unpaid)
         self._results = set(results)
         self._cost: dict[Tensor, float] = {}
         self.late: dict[Tensor, bool] = {}
@@ -91,7 +94,8 @@ class Payments:
 
     def _paid_by_consumers(self, y: Tensor) -> float:
         consumers = self._consumers.get(y, [])
-        if y in self._results or (not consumers and y not in self._sums):
+        leaves = y in self._sums or y in self._unpaid
+        if y in self._results or (not consumers and not leaves):
             return inf
         total = self._all_reduce(y, self.made[y]) / self._trips if y in self._sums else 0.0
         return total + sum(self._paid_by(node, y) for node in consumers)
@@ -115,7 +119,9 @@ class Payments:
 
     def _bytes(self, y: Tensor) -> int:
         ways = self._tables.mesh.ways
-        return BYTES[y.dtype] * prod(d.size // ways(self._tables.axes(d)) for d in y.shape)
+        # A narrow sum is paid in float32 at least; dtypes are compared with each other alone.
+        width = BYTES["float32" if y.dtype in NARROW else y.dtype]
+        return width * prod(d.size // ways(self._tables.axes(d)) for d in y.shape)
 
 
 def passing(tables: Tables, node: Node, pendings: Sequence[Axes]) -> Axes | None:
@@ -124,7 +130,7 @@ def passing(tables: Tables, node: Node, pendings: Sequence[Axes]) -> Axes | None
     Returns:
         The axes that its results bring from operands, or None: operands are paid first.
     """
-    brought = [i for i, p in enumerate(pendings) if p]
+    brought = [i for i, p in enumerate(pendings) if p and _passes(node, i) != "unread"]
     if not brought:
         return ()
     axes, how = pendings[brought[0]], _passes(node, brought[0])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from meshlang.layout.builder import Builder
 from meshlang.layout.cost import Cost, cost_of
+from meshlang.layout.hoist import hoist_casts
 from meshlang.layout.layout import Layout, Tables
 from meshlang.layout.mesh import Mesh
 from meshlang.layout.passes import bucket, drop_unused
 from meshlang.layout.planner import check_declared, emit
 from meshlang.layout.values import Counter, PlanValue, Step
-from meshlang.ops.control import Scan
-from meshlang.program import Node, Program
+from meshlang.program import Program
 from meshlang.structure import rebuild
 
 
@@ -30,6 +30,7 @@ class Plan:
         inputs: the block of each input.
         variables: the block of each variable, as it is kept.
         results: the blocks of the results, nested as the traced function returned them.
+        checks: what `meshlang.check` counts on each processor, and the error for a count.
     """
 
     program: Program
@@ -38,6 +39,7 @@ class Plan:
     inputs: dict[str, PlanValue]
     variables: dict[str, PlanValue]
     results: Any = field(repr=False)
+    checks: list[tuple[PlanValue, Callable[[int], str]]] = field(default_factory=list, repr=False)
 
     @property
     def mesh(self) -> Mesh:
@@ -109,15 +111,18 @@ def plan(
         inputs[name] = env[tensor] = counter.value(
             tensor.shape, tensor.dtype, builder.placement(tensor.shape)
         )
-    emit(builder, program.nodes, env, program.outputs)
+    flags = [flag for flag, _ in program.checks]
+    emit(builder, program.nodes, env, program.outputs, unpaid=flags)
     results = rebuild(program.results, lambda t: env[t])
-    steps = bucket(drop_unused(builder.steps, [env[t] for t in program.outputs]))
+    needed = drop_unused(builder.steps, [env[t] for t in (*program.outputs, *flags)])
+    steps = bucket(hoist_casts(needed, counter))
     variables = {}
     for name, variable in program.variables.items():
         check_declared(f"variable {name}", variable.shape, tables)
         placement = builder.placement(variable.shape)
         variables[name] = counter.value(variable.shape, variable.dtype, placement)
-    return Plan(program, tables, steps, inputs, variables, results)
+    checks = [(env[flag], text) for flag, text in program.checks]
+    return Plan(program, tables, steps, inputs, variables, results, checks)
 
 
 def _names(programs: Iterable[Program]) -> set[str]:
@@ -126,13 +131,6 @@ def _names(programs: Iterable[Program]) -> set[str]:
         for tensor in program.inputs.values():
             names.update(tensor.shape.names)
         names.update(n for v in program.variables.values() for n in v.shape.names)
-        for node in _nodes(program.nodes):
+        for node in program.every_node():
             names.update(n for y in node.outputs for n in y.shape.names)
     return names
-
-
-def _nodes(nodes: Iterable[Node]) -> Iterable[Node]:
-    for node in nodes:
-        yield node
-        if isinstance(node.op, Scan):
-            yield from _nodes(node.op.body.program.nodes)

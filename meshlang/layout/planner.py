@@ -10,16 +10,17 @@ from meshlang.errors import LayoutError, MeshlangError, message
 from meshlang.layout.builder import Builder
 from meshlang.layout.layout import Tables
 from meshlang.layout.payment import Axes, Payments, passing
-from meshlang.layout.values import Loop, PlanValue
-from meshlang.ops.contract import Einsum
-from meshlang.ops.control import Body, Scan
+from meshlang.layout.values import PlanValue
+from meshlang.ops.blockwise import LocalMap
+from meshlang.ops.branches import Cond
+from meshlang.ops.loops import Body, Scan
 from meshlang.ops.rearrange import Regroup, Rename
-from meshlang.ops.reduce import Reduce
+from meshlang.ops.recomputed import Barrier, Custom, Later
 from meshlang.ops.state import Assign, Keep, Stored, ToSlot, Use
-from meshlang.program import Node, Spec
+from meshlang.program import NARROW, Node, Spec
 from meshlang.tensor import Tensor
 
-_MOVES = (Rename, Regroup, Use, Keep, ToSlot, Assign, Scan)
+_MOVES = (Rename, Regroup, Use, Keep, ToSlot, Assign, Scan, Cond, Custom, Barrier, Later)
 
 
 def live_nodes(nodes: Sequence[Node], results: Iterable[Tensor]) -> list[Node]:
@@ -39,95 +40,77 @@ def emit(
     results: Sequence[Tensor],
     sums: Sequence[Tensor] = (),
     trips: int = 1,
+    unpaid: Sequence[Tensor] = (),
 ) -> None:
-    """Plan nodes in order; `env` knows the inputs, and afterwards every tensor's value."""
-    nodes = live_nodes(nodes, (*results, *sums))
+    """Plan nodes in order; `env` knows the inputs, and afterwards every tensor's value.
+
+    For `results`, `sums`, `trips` and `unpaid` see `Payments`.
+    """
+    nodes = live_nodes(nodes, (*results, *sums, *unpaid))
     for node in nodes:
         _check_placements(node, builder.tables)
     made = _made_pending(builder.tables)
-    payments = Payments(nodes, builder.tables, made, results, sums, trips)
+    payments = Payments(nodes, builder.tables, made, results, sums, trips, unpaid)
     for node in nodes:
         with builder.at(node.scope, node.op):
-            xs = _operands(builder, node, env)
-            outs = [Spec(y.shape, y.dtype) for y in node.outputs]
+            xs, outs = _operands(builder, node, env)
             try:
                 values = node.op.plan(builder, xs, outs)
             except MeshlangError as error:
                 raise _located(error, node) from None
             for y, value in zip(node.outputs, values, strict=True):
-                late = payments.late.get(y, False)
-                env[y] = value if late or not value.pending else builder.pay(value)
+                late = payments.late.get(y, False) and value.pending
+                env[y] = value if late else builder.paid(value, y.dtype)
 
 
-def _operands(builder: Builder, node: Node, env: dict[Tensor, PlanValue]) -> list[PlanValue]:
-    """The operands' values; pending ones that cannot pass are paid first."""
+def _operands(
+    builder: Builder, node: Node, env: dict[Tensor, PlanValue]
+) -> tuple[list[PlanValue], list[Spec]]:
+    """The operands' values, pending ones that cannot pass paid first; and what comes out.
+
+    A pending sum of a narrow dtype is held in high precision until it is paid, and so are the other
+    operands and results of what it passes through.
+    """
     if passing(builder.tables, node, [env[x].pending for x in node.inputs]) is None:
         for x in node.inputs:
-            env[x] = builder.pay(env[x])
-    return [env[x] for x in node.inputs]
+            env[x] = builder.paid(env[x], x.dtype)
+    xs = [env[x] for x in node.inputs]
+    outs = [Spec(y.shape, y.dtype) for y in node.outputs]
+    if all(v.dtype == x.dtype for v, x in zip(xs, node.inputs, strict=True)):
+        return xs, outs
+    xs = [builder.cast(v, builder.high) if v.dtype in NARROW else v for v in xs]
+    return xs, [Spec(y.shape, builder.high if y.dtype in NARROW else y.dtype) for y in outs]
 
 
 def _made_pending(tables: Tables) -> Any:
     def made(node: Node) -> list[Axes]:
         if isinstance(node.op, Scan):
             return _loop_pending(node.op.body, tables)
-        narrow = node.outputs[0].dtype in ("bfloat16", "float16") if node.outputs else False
-        if narrow and isinstance(node.op, Einsum | Reduce):
-            return [()]
+        if isinstance(node.op, Cond):
+            return [() for _ in node.outputs]
         first = node.op.creates_pending(tables.axes, node.inputs)
-        return [first, *(() for _ in node.outputs[1:])]
+        each = isinstance(node.op, LocalMap)
+        return [first, *(first if each else () for _ in node.outputs[1:])]
 
     return made
 
 
 def _loop_pending(body: Body, tables: Tables) -> list[Axes]:
-    """Only sums leave a loop pending: those that are cheaper paid once, after it."""
-    results = (*body.carry_out, *body.ys)
-    nodes = live_nodes(body.program.nodes, (*results, *body.sums))
+    """Only sums leave a loop pending, and loose stacks: where they are cheaper paid after it."""
+    results, sums = leaving(body)
+    nodes = live_nodes(body.program.nodes, (*results, *sums))
     made = _made_pending(tables)
-    inner = Payments(nodes, tables, made, results, body.sums, body.dim.size)
+    inner = Payments(nodes, tables, made, results, sums, body.dim.size)
+    ys = [inner.pending(y) if y in body.loose else () for y in body.ys]
     late = [inner.pending(s) for s in body.sums]
-    return [*(() for _ in body.carry), *(() for _ in body.ys), *late]
+    trips: list[Axes] = [()] if body.test else []
+    return [*(() for _ in body.carry), *ys, *late, *trips]
 
 
-def plan_loop(
-    builder: Builder, op: Scan, xs: list[PlanValue], outs: Sequence[Spec]
-) -> list[PlanValue]:
-    """The steps of one trip, in a builder of their own, and the loop around them."""
-    body = op.body
-    for dim in (*body.xs_dims, *body.ys_dims):
-        builder.whole_only(op, dim)
-    inner = Builder(builder.tables, builder.precision, builder.counter)
-    env: dict[Tensor, PlanValue] = {}
-    for t in (body.trip, *body.carry, *body.xs, *body.fixed):
-        env[t] = builder.counter.value(t.shape, t.dtype, builder.placement(t.shape))
-    begin = dict(env)
-    results = (*body.carry_out, *body.ys)
-    emit(inner, body.program.nodes, env, results, body.sums, body.dim.size)
-    n, m = len(body.carry), len(body.carry) + len(body.ys)
-    made = []
-    for i, spec in enumerate(outs):
-        pending = env[body.sums[i - m]].pending if i >= m else ()
-        placement = builder.placement(spec.shape)
-        made.append(builder.counter.value(spec.shape, spec.dtype, placement, pending))
-    builder.steps.append(
-        Loop(
-            op=op,
-            inputs=tuple(xs),
-            outputs=tuple(made),
-            steps=inner.steps,
-            trip=begin[body.trip],
-            carry=[begin[t] for t in body.carry],
-            xs=[begin[t] for t in body.xs],
-            fixed=[begin[t] for t in body.fixed],
-            carry_out=[env[t] for t in body.carry_out],
-            ys=[env[t] for t in body.ys],
-            sums=[env[t] for t in body.sums],
-            scope=builder.scope,
-        )
-    )
-    assert n <= m <= len(made)
-    return made
+def leaving(body: Body) -> tuple[list[Tensor], list[Tensor]]:
+    """What leaves a loop paid, and what may leave it pending."""
+    paid = [y for y in body.ys if y not in body.loose]
+    return [*body.carry_out, *paid], [*body.sums, *(y for y in body.ys if y in body.loose)]
 
 
 # -- legality -------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshlang.dims import Dim, Shape
 from meshlang.layout.layout import Tables
@@ -89,7 +91,7 @@ class Collective:
         reduce: sum, max or min, for an all_reduce.
         dim: the position gathered, scattered, or cut by an all_to_all.
         into: the position where an all_to_all joins.
-        sources: for a permute, from which member each member of the group receives.
+        sources: for a permute, from which member each member of the group receives; -1: zeros.
         scopes: of a bucket, the scope of each of its sums.
         why: of an all_gather that leaves a dim whole, the cause, in words.
     """
@@ -122,15 +124,52 @@ class Collective:
 
 
 @dataclass(eq=False, slots=True)
-class Loop:
-    """The trips of a scan: a plan of its own, run for each index.
+class Decision:
+    """What a loop computes before each trip, to know whether there is one.
 
     Attributes:
-        op: the scan.
-        inputs, outputs: carries, stacks, fixed values; carries, stacks, sums.
+        steps: in order.
+        trip, carry, fixed: the values that it begins with.
+        predicate: the one that decides.
+    """
+
+    steps: list[Step]
+    trip: PlanValue
+    carry: list[PlanValue]
+    fixed: list[PlanValue]
+    predicate: PlanValue
+
+
+class Given(NamedTuple):
+    """The operands of a loop by role."""
+
+    carry: tuple[PlanValue, ...]
+    stacks: tuple[PlanValue, ...]
+    fixed: tuple[PlanValue, ...]
+    decision: tuple[PlanValue, ...]
+    trips: tuple[PlanValue, ...]
+
+
+class Made(NamedTuple):
+    """The results of a loop by role."""
+
+    carry: tuple[PlanValue, ...]
+    stacks: tuple[PlanValue, ...]
+    sums: tuple[PlanValue, ...]
+    trips: tuple[PlanValue, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Loop:
+    """The trips of a scan or a while_loop: a plan of its own, run for each index.
+
+    Attributes:
+        op: the scan or the while_loop.
+        inputs, outputs: as `given` and `made` list them.
         steps: of one trip.
         carry, xs, fixed, trip: the values that a trip begins with.
         carry_out, ys, sums: those that it ends with.
+        decision: of a while_loop, what is computed before each trip.
     """
 
     op: Any
@@ -145,14 +184,74 @@ class Loop:
     ys: list[PlanValue]
     sums: list[PlanValue]
     scope: str = ""
+    decision: Decision | None = None
 
     @property
     def trips(self) -> int:
-        """How often the body runs."""
+        """How often the body runs. If values decide: at most, and 1 where there is no most."""
         return self.op.body.dim.size
 
+    @property
+    def given(self) -> Given:
+        """The operands: carries, stacks, fixed values, those of the decision, a number of trips."""
+        fixed = len(self.decision.fixed) if self.decision else 0
+        sizes = len(self.carry), len(self.xs), len(self.fixed), fixed, int(self.op.body.counted)
+        return Given(*_runs(self.inputs, sizes))
 
-Step = Local | Collective | Loop
+    @property
+    def made(self) -> Made:
+        """The results: carries, stacks, sums, the number of trips if a decision gives it."""
+        sizes = len(self.carry), len(self.ys), len(self.sums), int(self.decision is not None)
+        return Made(*_runs(self.outputs, sizes))
+
+
+def _runs(values: Sequence[PlanValue], sizes: Sequence[int]) -> Iterator[tuple[PlanValue, ...]]:
+    assert len(values) == sum(sizes)
+    rest = iter(values)
+    for size in sizes:
+        yield tuple(islice(rest, size))
+
+
+@dataclass(eq=False, slots=True)
+class Branch:
+    """One of the branches of a cond: a plan of its own.
+
+    Attributes:
+        steps: in order.
+        fixed: the values that it begins with.
+        outs: those that it ends with.
+    """
+
+    steps: list[Step]
+    fixed: list[PlanValue]
+    outs: list[PlanValue]
+
+
+@dataclass(eq=False, slots=True)
+class Branches:
+    """One of two branches.
+
+    Attributes:
+        op: the cond.
+        inputs: the predicate, what the first branch is given, and the second.
+        outputs: as each of the branches ends.
+        branches: the one where the predicate holds, and the other.
+    """
+
+    op: Op
+    inputs: tuple[PlanValue, ...]
+    outputs: tuple[PlanValue, ...]
+    branches: tuple[Branch, Branch]
+    scope: str = ""
+
+    @property
+    def given(self) -> tuple[tuple[PlanValue, ...], tuple[PlanValue, ...]]:
+        """What each branch is given."""
+        first, second = _runs(self.inputs[1:], [len(b.fixed) for b in self.branches])
+        return first, second
+
+
+Step = Local | Collective | Loop | Branches
 
 
 @dataclass(frozen=True)

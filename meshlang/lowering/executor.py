@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
+import meshlang.lowering.kernels_control
+import meshlang.lowering.kernels_elementwise
 import meshlang.lowering.kernels_order
 import meshlang.lowering.kernels_products
-import meshlang.lowering.kernels_random  # noqa: F401  (they register kernels)
-from meshlang.layout.values import Collective, Local, Loop, PlanValue, Step
+import meshlang.lowering.kernels_random
+import meshlang.lowering.kernels_reduce
+import meshlang.lowering.kernels_running
+import meshlang.lowering.kernels_runs
+import meshlang.lowering.kernels_scatter
+import meshlang.lowering.kernels_spatial
+import meshlang.lowering.kernels_windows  # noqa: F401  (they register kernels)
+from meshlang.layout.values import Branches, Collective, Local, Loop, PlanValue, Step
 from meshlang.lowering.backend import Backend, Block, Value
 from meshlang.lowering.in_place import UpdateInPlace
 from meshlang.lowering.kernels import Here, run_kernel
@@ -35,10 +43,13 @@ class Executor:
         self._seed = seed
         self._step = step
         self._variable = variable
+        #: stacks that loops make and only loops walk: they stay lists, which copies nothing
+        self._lists: set[PlanValue] = set()
 
     def run(self, steps: Sequence[Step], env: Env, wanted: Iterable[PlanValue]) -> None:
         """Compute all steps; afterwards `env` has what later steps and `wanted` read."""
         later = _readers(steps, wanted)
+        self._lists.update(_only_walked(steps, wanted))
         stretch: list[Local] = []
         for i, step in enumerate(steps):
             if isinstance(step, Local) and not isinstance(step.op, Stored | Assign | UpdateInPlace):
@@ -78,6 +89,8 @@ class Executor:
             self._collective(step, env)
         elif isinstance(step, Loop):
             self._loop(step, env)
+        elif isinstance(step, Branches):
+            self._branches(step, env)
         elif isinstance(step.op, Stored):
             made = step.outputs[0]
             env[made] = self.backend.read(self._variable(step.op.name), block_of(made))
@@ -152,23 +165,29 @@ class Executor:
     def _loop(self, loop: Loop, env: Env) -> None:
         """A while loop of carries, a list for each stack, and running sums."""
         n, m = len(loop.carry), len(loop.carry) + len(loop.ys)
-        count = loop.trips
-        stacks = [env[v] for v in loop.inputs[n : n + len(loop.xs)]]
-        fixed = dict(
-            zip(loop.fixed, (env[v] for v in loop.inputs[n + len(loop.xs) :]), strict=True)
-        )
+        given, results = loop.given, loop.made
+        walked = given.stacks
+        stacks, kept_lists = [env[v] for v in walked], [v in self._lists for v in walked]
+        fixed = dict(zip(loop.fixed, (env[v] for v in given.fixed), strict=True))
         lead = self._lead()
-        lists = [_new_list(v, count, lead, self.backend.mesh.size) for v in loop.ys]
+        lists = [_new_list(v, loop.trips, lead, self.backend.mesh.size) for v in loop.ys]
         sums = [self._zeros(v) for v in loop.sums]
-        start = [tf.constant(0), *(env[v] for v in loop.inputs[:n]), *lists, *sums]
+        start = [tf.constant(0), *(env[v] for v in given.carry), *lists, *sums]
+        counts = [self._alone(env[v]) for v in given.trips]
+        trips = counts[0] if counts else loop.trips
 
         def body(values: list[tf.Tensor]) -> list[tf.Tensor]:
             turn, rest = values[0], values[1:]
-            trip = count - 1 - turn if loop.op.body.reverse else turn
+            trip = trips - 1 - turn if loop.op.body.reverse else turn
             inner: Env = {**fixed, loop.trip: self._spread(trip)}
             inner.update(zip(loop.carry, rest[:n], strict=True))
-            for place, stack in zip(loop.xs, stacks, strict=True):
-                inner[place] = _cut_stack(stack, trip, lead)
+            for place, stack, held in zip(loop.xs, stacks, kept_lists, strict=True):
+                form = _form(place, lead, self.backend.mesh.size)
+                inner[place] = (
+                    _item(stack, trip, form, tf.as_dtype(place.dtype))
+                    if held
+                    else _cut(stack, trip, form, lead)
+                )
             self.run(loop.steps, inner, [*loop.carry_out, *loop.ys, *loop.sums])
             after = [inner[v] for v in loop.carry_out]
             filled = [
@@ -181,11 +200,50 @@ class Executor:
             ]
             return [turn + 1, *after, *filled, *added]
 
-        after = self.backend.while_loop(lambda values: values[0] < count, body, start)[1:]
-        env.update(zip(loop.outputs[:n], after[:n], strict=True))
-        for made, held, y in zip(loop.outputs[n:m], after[n:m], loop.ys, strict=True):
-            env[made] = _whole_list(held, y, count, lead, self.backend.mesh.size)
-        env.update(zip(loop.outputs[m:], after[m:], strict=True))
+        def goes_on(values: list[tf.Tensor]) -> tf.Tensor:
+            if loop.decision is None:
+                return values[0] < trips
+            holds = self._decided(loop, values[0], values[1 : n + 1], env)
+            return tf.logical_and(holds, values[0] < trips) if loop.op.body.bounded else holds
+
+        turns, *after = self.backend.while_loop(goes_on, body, start)
+        env.update(zip(results.carry, after[:n], strict=True))
+        for made, held, y in zip(results.stacks, after[n:m], loop.ys, strict=True):
+            if made not in self._lists:
+                held = _whole_list(held, y, loop.trips, lead, self.backend.mesh.size)
+            env[made] = held
+        env.update(zip(results.sums, after[m:], strict=True))
+        env.update((made, self._spread(turns)) for made in results.trips)
+
+    def _decided(self, loop: Loop, turn: tf.Tensor, carry: list[Value], env: Env) -> Value:
+        """Whether there is another trip; processors agree, for the predicate is whole."""
+        decision = loop.decision
+        assert decision is not None
+        inner: Env = {decision.trip: self._spread(turn)}
+        inner.update(zip(decision.carry, carry, strict=True))
+        inner.update(zip(decision.fixed, (env[v] for v in loop.given.decision), strict=True))
+        self.run(decision.steps, inner, [decision.predicate])
+        return inner[decision.predicate]
+
+    def _branches(self, step: Branches, env: Env) -> None:
+        """A cond: each branch begins with what it is given, and ends with the results."""
+
+        def done(place: int) -> Callable[[], list[Value]]:
+            branch, given = step.branches[place], step.given[place]
+
+            def run() -> list[Value]:
+                inner = dict(zip(branch.fixed, (env[v] for v in given), strict=True))
+                self.run(branch.steps, inner, branch.outs)
+                return [inner[v] for v in branch.outs]
+
+            return run
+
+        made = self.backend.cond(env[step.inputs[0]], done(0), done(1))
+        env.update(zip(step.outputs, made, strict=True))
+
+    def _alone(self, scalar: Value) -> tf.Tensor:
+        """A scalar that is equal on all processors, once."""
+        return scalar[0] if self._lead() else scalar
 
     def _lead(self) -> int:
         """How many dims a value has in front of its block."""
@@ -246,6 +304,32 @@ def _whole_list(held: tf.Tensor, y: PlanValue, count: int, lead: int, size: int)
     return tf.transpose(stacked, [1, 0, *range(2, len(form) + 1)])
 
 
-def _cut_stack(stack: Value, trip: tf.Tensor, lead: int) -> Value:
-    shape = [*stack.shape[:lead], *stack.shape[lead + 1 :]]
-    return tf.ensure_shape(tf.gather(stack, trip, axis=lead), shape)
+def _only_walked(steps: Sequence[Step], wanted: Iterable[PlanValue]) -> set[PlanValue]:
+    """The stacks made by loops of which nothing is read but one item a trip, by other loops."""
+    made: set[PlanValue] = set()
+    read = set(wanted)
+    for step in steps:
+        walked: Sequence[PlanValue] = ()
+        if isinstance(step, Loop):
+            n = len(step.carry)
+            made.update(step.outputs[n : n + len(step.ys)])
+            walked = step.inputs[n : n + len(step.xs)]
+            read.update(step.inputs[:n], step.inputs[n + len(step.xs) :])
+        else:
+            read.update(step.inputs)
+        read.update(v for v in walked if v not in made)
+    return made - read
+
+
+def _item(held: tf.Tensor, trip: tf.Tensor, form: list[int], dtype: tf.DType) -> Value:
+    """One item of a list, as it was put there."""
+    shape = tf.constant(form, tf.int32)
+    item = tf.raw_ops.TensorListGetItem(
+        input_handle=held, index=trip, element_shape=shape, element_dtype=dtype
+    )
+    return tf.ensure_shape(item, form)
+
+
+def _cut(stack: Value, trip: tf.Tensor, form: list[int], lead: int) -> Value:
+    """One index of a stack. Without dims in front it is a view: TensorFlow copies nothing."""
+    return tf.ensure_shape(stack[:, trip] if lead else stack[trip], form)

@@ -48,6 +48,9 @@ class Use(Op):
     def detail(self) -> str:
         return "again" if self.again else ""
 
+    def anew(self) -> Use:
+        return Use(self.dtype, again=True)
+
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         return (Spec(ordinary(xs[0].shape), self.dtype),)
 

@@ -96,7 +96,7 @@ def test_gathers_are_said_aloud():
     def fn(x):
         with ml.scope("attention"):
             keys = x.rename(length="memory")
-        return keys, ml.slice(x, "length", start=1, size=4)
+        return keys, ml.unstack(x, "length")
 
     plan = ml.plan(ml.trace(fn, x=ml.spec("batch:2 length:8")), "a:2", "length:a")
     assert (
@@ -106,7 +106,7 @@ def test_gathers_are_said_aloud():
   ---------  ----------------------------  -----  ----
   attention  [batch:2 length:8/a] float32      1  32 B
 
-Gathered because slice works on all of length:
+Gathered because unstack works on all of length:
   scope       from                          times  sent
   ----------  ----------------------------  -----  ----
   (no scope)  [batch:2 length:8/a] float32      1  32 B"""

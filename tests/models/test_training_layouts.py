@@ -69,11 +69,11 @@ NINE = (
 )
 
 
-@pytest.mark.parametrize("laid", drawn("nine layouts", NINE, draws=3))
+@pytest.mark.parametrize("laid", drawn("nine layouts", NINE, draws=3, on_devices=9))
 def test_five_steps_are_the_same_under_nine_layouts(laid: Laid) -> None:
     check(TOP2, laid, steps=5)
 
 
-@pytest.mark.parametrize("laid", drawn("nine layouts of switch", NINE, draws=1))
+@pytest.mark.parametrize("laid", drawn("nine layouts of switch", NINE, draws=1, on_devices=9))
 def test_five_steps_with_switch_routing(laid: Laid) -> None:
     check(SWITCH, laid, steps=5)

@@ -181,3 +181,8 @@ def test_loops_belong_to_programs(fn: Callable[..., Any]):
 ml.{fn.__name__} belongs to a program, and none is being traced.
   fix: call it inside of the function given to ml.trace or ml.run"""
     )
+
+
+def test_a_map_over_a_dim_that_is_not_there():
+    text = trace_error(ml.DimError, lambda x: ml.map(lambda row: row, x, over="m"), x="n:4 d:8")
+    assert text == "no dim named 'm'.\n  shape  [n:4 d:8]\n  fix: the dims are: n d"

@@ -90,6 +90,10 @@ def other_cases() -> list[Case]:
             x=big,
         ),
         case("clip", lambda x: ml.clip(x, -0.5, 0.5), lambda x: np.clip(x, -0.5, 0.5), x=big),
+        # Whose slope is zero anyway.
+        case(
+            "stop_gradient", lambda x: x - ml.stop_gradient(ml.floor(x)), lambda x: x % 1.0, x=big
+        ),
         case("clip by tensors", ml.clip, np.clip, x=big, low=floats(small, -1.0, 0.0), high=""),
         case(
             "add_n",

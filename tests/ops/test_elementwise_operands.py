@@ -203,3 +203,15 @@ an array has no named dims.
   array  shape (8,), float64
   fix: name them: ml.constant(array, 'batch d_model')"""
     )
+
+
+def test_functions_with_numbers_take_what_their_parts_take():
+    def clip(x: ml.Tensor) -> ml.Tensor:
+        return ml.clip(x, -1.0, 1.0)
+
+    assert trace_error(ml.DtypeError, ml.leaky_relu, x=ints("batch:8", 5)) == (
+        "leaky_relu takes floats.\n  operand  [batch:8] int32\n  fix: ml.cast(x, 'compute')"
+    )
+    assert trace_error(ml.DtypeError, clip, x=ints("batch:8", 5)).startswith(
+        "a float meets integers."
+    )

@@ -260,3 +260,13 @@ def test_the_mean_of_integers():
     s = ints("q:16", 5)
     text = trace_error(ml.DtypeError, lambda s: ml.segment_mean(s, s, into="n:8"), s=s)
     assert text.startswith("segment_mean takes floats.")
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"), [(ml.segment_sum, "scatter_add"), (ml.segment_max, "scatter_max")]
+)
+def test_segments_that_are_no_integers(fn: Callable[..., ml.Tensor], name: str):
+    text = trace_error(ml.DtypeError, lambda x: fn(x, x, into="n:8"), x="q:16")
+    assert text == (
+        f"{name}: an index is int32.\n  index 0  [q:16] float64\n  fix: ml.cast(index, 'int32')"
+    )
