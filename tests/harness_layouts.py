@@ -72,8 +72,8 @@ def drawn(name: str, pool: Iterable[Laid], draws: int = 4, on_devices: int = 2) 
     """Parameters for pytest: layouts on both backends, all but a few of them marked slow.
 
     The simulated backend takes every layout, devices take so many of each mesh, since a program on
-    eight of them takes far longer to build. What is drawn depends on `DRAW` and the name alone; meshes
-    and backends all occur among those that are not slow.
+    eight of them takes far longer to build. What is drawn depends on `DRAW` and the name alone;
+    meshes and backends all occur among those that are not slow.
     """
     chance = Random(f"{DRAW}/{name}")
     given = list(pool)

@@ -3,7 +3,8 @@
 Shell commands of the README: each one stands in a table below, which says how it is verified.
 Python blocks of every page: a page's blocks run in order, as one program; a text block under the
 comment ``<!-- output -->`` is what the Python block before it prints. A block under
-``<!-- not-run: REASON -->`` is shown only.
+``<!-- not-run: REASON -->`` is shown only; one under ``<!-- file: PATH -->`` is a file, which the
+page's own test in tests/docs writes and runs.
 """
 
 import json
@@ -144,15 +145,18 @@ def test_command_runs(command: str, tmp_path: Path):
 
 
 # Runs the blocks given on stdin, in order, in one namespace; answers with what each one printed.
-# Blank lines in front make a traceback name the page's own line.
+# Blank lines in front make a traceback name the page's own line. TensorFlow's own prints go to
+# stderr, where they do not get into the answer.
 RUNNER = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
+answer = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 namespace, printed = {"__name__": "__main__"}, []
 for line, text in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile("\\n" * (line - 1) + text, sys.argv[1], "exec"), namespace)
     printed.append(out.getvalue())
-json.dump(printed, sys.stdout)
+json.dump(printed, answer)
 """
 
 
@@ -175,7 +179,7 @@ def run_page(page: Path, folder: Path) -> dict[int, str]:
 def runs(block: Block) -> bool:
     reason = block.comment.removeprefix("not-run:")
     assert reason.strip() or not block.comment, f"line {block.line}: `not-run:` without a reason"
-    return not block.comment.startswith("not-run:")
+    return not block.comment.startswith(("not-run:", "file:"))
 
 
 def shown_outputs(page: Path) -> list[tuple[Block, Block]]:
