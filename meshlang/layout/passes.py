@@ -1,4 +1,4 @@
-"""Passes over the steps of a plan: what nobody needs is dropped, small sums are put together."""
+"""Passes over the steps: what nobody needs is dropped, small all_reduces are put together."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def _chosen(step: Branches, needed: set[PlanValue]) -> Branches:
 
 
 def bucket(steps: list[Step]) -> list[Step]:
-    """Put small sums over the same axes into one all_reduce.
+    """Put small sums over the same axes into one all_reduce, and so maxima and minima.
 
-    A small sum waits until another collective or a loop needs what depends on it, its bucket is
+    A small one waits until another collective or a loop needs what depends on it, its bucket is
     full, or all is done; local steps that depend on it wait with it.
     """
     buckets = _Buckets()
@@ -109,11 +109,11 @@ def bucket(steps: list[Step]) -> list[Step]:
     return buckets.finish()
 
 
-Key = tuple[tuple[str, ...], str]
+Key = tuple[tuple[str, ...], str, str]
 
 
 class _Buckets:
-    """Sums by axes and dtype, the local steps that wait for them, and what is done."""
+    """Small all_reduces by axes, dtype and kind, the local steps that wait for them, and what is done."""
 
     def __init__(self) -> None:
         self._done: list[Step] = []
@@ -128,10 +128,10 @@ class _Buckets:
             self._needs |= dict.fromkeys(step.outputs, needed)
             return
         self._flush(needed)
-        if not _small_sum(step):
+        if not _small(step):
             self._done.append(step)
             return
-        key = (step.axes, step.inputs[0].dtype)
+        key = (step.axes, step.inputs[0].dtype, step.reduce)
         size = sum(part.payload[1] for part in self._waiting.get(key, []))
         if size + step.payload[1] > BUCKET:
             self._flush({key})
@@ -166,12 +166,9 @@ class _Buckets:
                 del self._needs[value]
 
 
-def _small_sum(step: Step) -> TypeGuard[Collective]:
+def _small(step: Step) -> TypeGuard[Collective]:
     return (
-        isinstance(step, Collective)
-        and step.kind == "all_reduce"
-        and step.reduce == "sum"
-        and step.payload[1] <= SMALL
+        isinstance(step, Collective) and step.kind == "all_reduce" and step.payload[1] <= SMALL
     )
 
 
@@ -183,6 +180,7 @@ def _together(parts: list[Collective]) -> Collective:
         parts[0].axes,
         tuple(p.inputs[0] for p in parts),
         tuple(p.outputs[0] for p in parts),
+        reduce=parts[0].reduce,
         scope=parts[-1].scope,
         scopes=tuple(p.scope for p in parts),
     )

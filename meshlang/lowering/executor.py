@@ -18,7 +18,7 @@ import meshlang.lowering.kernels_scatter
 import meshlang.lowering.kernels_spatial
 import meshlang.lowering.kernels_windows  # noqa: F401  (they register kernels)
 from meshlang.layout.values import Branches, Collective, Local, Loop, PlanValue, Step
-from meshlang.lowering.backend import Backend, Block, Value
+from meshlang.lowering.backend import Backend, Block, Kind, Value
 from meshlang.lowering.in_place import UpdateInPlace
 from meshlang.lowering.kernels import Here, run_kernel
 from meshlang.lowering.kernels_updates import IN_PLACE
@@ -129,8 +129,7 @@ class Executor:
             return
         x, backend = env[step.inputs[0]], self.backend
         if step.kind == "all_reduce":
-            kind = "max" if step.reduce == "max" else "min" if step.reduce == "min" else "sum"
-            made = backend.all_reduce(x, step.axes, kind)
+            made = backend.all_reduce(x, step.axes, _kind(step))
         elif step.kind == "all_gather":
             made = backend.all_gather(x, step.axes, step.dim)
         elif step.kind == "reduce_scatter":
@@ -142,7 +141,7 @@ class Executor:
         env[step.outputs[0]] = made
 
     def _bucket(self, step: Collective, env: Env) -> None:
-        """Several sums in one: flat blocks joined, reduced, cut again."""
+        """Several all_reduces in one: flat blocks joined, reduced, cut again."""
         sizes = [v.elements for v in step.inputs]
         dtype = step.inputs[0].dtype
 
@@ -156,7 +155,7 @@ class Executor:
         joined = self.backend.local(
             join, [env[v] for v in step.inputs], [((sum(sizes),), tf.as_dtype(dtype))]
         )
-        total = self.backend.all_reduce(joined[0], step.axes, "sum")
+        total = self.backend.all_reduce(joined[0], step.axes, _kind(step))
         parts = self.backend.local(cut, [total], [block_of(v) for v in step.outputs])
         env.update(zip(step.outputs, parts, strict=True))
 
@@ -260,6 +259,11 @@ class Executor:
         return self.backend.local(
             lambda blocks, _: [blocks[0] + blocks[1]], [total, more], [block_of(v)]
         )[0]
+
+
+def _kind(step: Collective) -> Kind:
+    """The reduction in the backend's terms: a checker cannot narrow a str by itself."""
+    return "max" if step.reduce == "max" else "min" if step.reduce == "min" else "sum"
 
 
 def block_of(v: PlanValue) -> Block:

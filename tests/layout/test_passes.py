@@ -209,9 +209,12 @@ def test_a_loop_waits_for_nothing():
     assert inside == [2]
 
 
-def test_maxima_are_not_put_into_sums():
+def test_maxima_share_a_collective_but_not_with_sums():
     def fn(x):
-        return ml.max(x, "b"), ml.max(x * 2.0, "b")
+        return ml.max(x, "b"), ml.max(-x, "b"), ml.sum(x, "b"), ml.sum(x * x, "b")
 
     plan = plan_of(fn, "b:r", x=ml.spec("b:4 d:3"))
-    assert len(re.findall(r"all_reduce max over r \(%\d+\)", plan.text())) == 2
+    found = [x for x in kinds(plan) if "of" in x]
+    assert found == ["all_reduce of 2"] * 2
+    reduced = [s.reduce for s in plan.steps if isinstance(s, Collective)]
+    assert sorted(reduced) == ["max", "sum"]

@@ -80,9 +80,9 @@ def test_divided_slots_gather_what_was_updated_and_nothing_else() -> None:
         # the norms of values and of their steps
         (ml.optim.Lamb(learning_rate=0.1), [(1,) * 6]),
         (ml.optim.BlockClip(optimizer=ml.optim.AdamW(learning_rate=0.1)), [(1,) * 3]),
-        # the least ratios of bounds and steps; only sums share a collective
-        (ml.optim.Clippy(learning_rate=0.1), [(1,)] * 3),
-        (ml.optim.RelativeClip(optimizer=ml.optim.AdamW(learning_rate=0.1)), [(1,)] * 3),
+        # the least ratios of bounds and steps
+        (ml.optim.Clippy(learning_rate=0.1), [(1,) * 3]),
+        (ml.optim.RelativeClip(optimizer=ml.optim.AdamW(learning_rate=0.1)), [(1,) * 3]),
     ],
 )
 def test_norms_and_ratios_are_scalars(
