@@ -10,7 +10,7 @@ PYTEST_FLAGS ?= -q --timeout=900 --numprocesses=auto --maxprocesses=4 --dist=loa
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help train test test-slow bench lint lint-check lint-format lint-types update-golden clean
+.PHONY: help train test test-slow bench bench-ops lint lint-check lint-format lint-types update-golden clean
 
 help:
 	@echo 'make train      install, then train the example on this machine (make train TRAIN_FLAGS=...)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-slow  the slow tests: every layout, training runs, the built package'
 	@echo 'make lint       style, format and types, as continuous integration checks them'
 	@echo 'make bench      print the table of docs/performance.md for this machine'
+	@echo 'make bench-ops  print what each op costs on one device beside plain TensorFlow'
 	@echo 'make update-golden  rewrite tests/golden/ from what the code does now; review the diff'
 	@echo 'make clean      remove .venv and what builds left behind; runs/ stays'
 
@@ -32,6 +33,9 @@ test-slow: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
+
+bench-ops: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.ops
 
 lint: lint-check lint-format lint-types
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,6 @@ class Pair:
     name: str
     ours: Callable[..., Any]
     plain: Callable[..., Any]
-    inputs: dict[str, Input]
+    inputs: Mapping[str, Input]
     gradient: bool = True
     drawn: bool = False

@@ -70,6 +70,13 @@ def _flat(op: Random, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: 
         numbers = tf.raw_ops.StatelessRandomNormalV2(
             shape=[drawn], key=key, counter=counter, alg=_PHILOX, dtype=tf.float32
         )
+    elif op.kind == "uniform":
+        # 23 bits; 24 by hand would take three more passes over the numbers.
+        numbers = tf.raw_ops.StatelessRandomUniformV2(
+            shape=[drawn], key=key, counter=counter, alg=_PHILOX, dtype=tf.float32
+        )
+        if op.dtype in _BELOW_ONE:
+            numbers = tf.minimum(numbers, _BELOW_ONE[op.dtype])
     else:
         bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
             shape=[drawn], key=key, counter=counter, alg=_PHILOX, dtype=tf.uint32
@@ -80,10 +87,8 @@ def _flat(op: Random, key: tf.Tensor, high: tf.Tensor, first: tf.Tensor, count: 
         numbers = numbers * 2.0**-24
         if op.kind == "truncated":
             numbers = _truncated(numbers)
-        elif op.kind == "gumbel":
+        else:
             numbers = _gumbel(numbers)
-        elif op.dtype in _BELOW_ONE:
-            numbers = tf.minimum(numbers, _BELOW_ONE[op.dtype])
     return tf.slice(numbers, [skip], [count])
 
 

@@ -11,7 +11,7 @@ from meshlang.dims import Dim
 from meshlang.layout.values import Local
 from meshlang.lowering.kernels import Here, aligned, kernel
 from meshlang.ops.reduce import ArgExtreme, FirstEqual, Reduce
-from meshlang.ops.softmax import FiniteOrZero, LogSumExp, Softmax
+from meshlang.ops.softmax import FiniteOrZero, LogSoftmax, LogSumExp, Softmax
 
 _REDUCE = {
     "sum": tf.reduce_sum,
@@ -44,6 +44,17 @@ def _softmax(op: Softmax, here: Here, step: Local, blocks: Sequence[tf.Tensor]) 
         return [tf.nn.softmax(blocks[0], axis=at[0])]
     exponentials = tf.exp(blocks[0] - tf.reduce_max(blocks[0], at, keepdims=True))
     return [exponentials / tf.reduce_sum(exponentials, at, keepdims=True)]
+
+
+@kernel(LogSoftmax)
+def _log_softmax(
+    op: LogSoftmax, here: Here, step: Local, blocks: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    at = _places(step, op.dims)
+    if len(at) == 1:
+        return [tf.nn.log_softmax(blocks[0], axis=at[0])]
+    below = blocks[0] - tf.reduce_max(blocks[0], at, keepdims=True)
+    return [below - tf.math.log(tf.reduce_sum(tf.exp(below), at, keepdims=True))]
 
 
 @kernel(FiniteOrZero)

@@ -19,6 +19,8 @@ from meshlang.ops.stacks import Parts, Stack
 def _windows(op: Windows, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     made = step.outputs[0]
     at = made.shape.place(op.dim)
+    if _side_by_side(op.span, made.block[at], blocks[0].shape[at]):
+        return [tf.reshape(blocks[0], made.block)]
     return [tf.gather(blocks[0], _indices(op.span, made.block[at]), axis=at)]
 
 
@@ -29,12 +31,19 @@ def _add_windows(
     """Rows with their window in front, added up by the index that they came from."""
     made = step.outputs[0]
     at = made.shape.place(f"{op.dim.name}.run")
+    if _side_by_side(op.span, blocks[0].shape[at], made.block[at]):
+        return [tf.reshape(blocks[0], made.block)]
     rank = blocks[0].shape.rank
     order = [at, at + 1, *(i for i in range(rank) if i not in (at, at + 1))]
     places = _indices(op.span, blocks[0].shape[at])
     rows = tf.math.unsorted_segment_sum(tf.transpose(blocks[0], order), places, made.block[at])
     back = [*range(1, at + 1), 0, *range(at + 1, rank - 1)]
     return [tf.transpose(rows, back)]
+
+
+def _side_by_side(span: Span, count: int, size: int) -> bool:
+    """Whether windows neither overlap nor leave gaps: then they are the dim, split."""
+    return span.stride == span.window and span.dilation == 1 and size == count * span.window
 
 
 def _indices(span: Span, count: int) -> np.ndarray:

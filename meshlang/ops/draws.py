@@ -44,7 +44,7 @@ def random_uniform(
     """Uniform numbers from low up to high: the same on every mesh and layout.
 
     Bits are a counter of the global element index, under the key (seed, step, op, trip): Philox,
-    Salmon et al., 2011. They have the 24 bits of a float32 in [0, 1), scaled and rounded.
+    Salmon et al., 2011. They have 23 bits in [0, 1), scaled and rounded.
 
     Dims:
         returns  [shape], floats

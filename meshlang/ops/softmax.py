@@ -78,6 +78,40 @@ class Softmax(Op):
         return b.local(Binary("divide"), [shifted, total], outs)
 
 
+@dataclass(frozen=True)
+class LogSoftmax(Op):
+    """What is left of x below the logsumexp of it over dims."""
+
+    dims: tuple[Dim, ...]
+
+    @property
+    def label(self) -> str:
+        return "log_softmax"
+
+    @property
+    def detail(self) -> str:
+        return ",".join(d.label for d in self.dims)
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        check_kind("log_softmax", xs[0], "floats")
+        return (Spec(xs[0].shape, xs[0].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        from meshlang.ops.elementwise import exp
+
+        return (gs[0] - exp(ys[0]) * sum_dims(gs[0], self.dims),)
+
+    def plan(self, b, xs, outs):
+        if not axes_of(b, self.dims):
+            return b.local(self, xs, outs)
+        from meshlang.ops.elementwise import Binary, Unary
+
+        small = Spec(xs[0].shape - Shape(self.dims), xs[0].dtype)
+        below = b.local(Binary("subtract"), [xs[0], _top(b, xs[0], self.dims, small)], outs)[0]
+        total = _paid_sum(b, b.local(Unary("exp"), [below], outs)[0], self.dims, small)
+        return b.local(Binary("subtract"), [below, *b.local(Unary("log"), [total], [small])], outs)
+
+
 def _top(b: Any, x: Any, dims: tuple[Dim, ...], small: Spec) -> Any:
     """The maximum over divided dims."""
     return b.all_reduce(b.local(Reduce("max", dims), [x], [small])[0], axes_of(b, dims), "max")
@@ -176,4 +210,4 @@ def log_softmax(x: Any, dims: str) -> Tensor:
         array([-0.693, -0.693], dtype=float32)
     """
     x = as_tensor(x)
-    return x - logsumexp(x, dims)
+    return apply(LogSoftmax(some_dims("log_softmax", x, dims)), x)[0]
