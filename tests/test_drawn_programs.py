@@ -1,133 +1,119 @@
-"""Programs, shapes and layouts drawn by Hypothesis: results never depend on the layout."""
+"""Programs, shapes, meshes and layouts drawn by Hypothesis.
 
-from collections.abc import Callable, Sequence
+A layout that is legal changes no result; one that is not is refused by a `LayoutError`. Each test
+has a seed in its name, so that it draws the same in every run. A failure is shrunk, and prints its
+layout and its program. 50 programs are drawn by the fast tests, 500 by the slow ones.
+"""
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given as for_all
-from hypothesis import settings
+from hypothesis import note, seed, settings
 from hypothesis import strategies as st
 
 import meshlang as ml
-from tests.harness import Case, Laid, any_layout, case, check
-
-SIZES = {"batch": 8, "d": 16, "f": 24, "g": 40}
-NAMES = " ".join(SIZES)
-INPUTS = ("batch d", "d f", "f g", "g", "batch f", "d batch g")
-
-#: from two tensors and a number that chooses a dim; None where they do not suit
-Step = Callable[[ml.Tensor, ml.Tensor, int], ml.Tensor | None]
-
-
-def dim(x: ml.Tensor, n: int) -> str:
-    return x.shape.names[n % len(x.shape)]
-
-
-def nested(x: ml.Tensor, y: ml.Tensor) -> bool:
-    return set(x.shape) <= set(y.shape) or set(y.shape) <= set(x.shape)
-
-
-def along(fn: Callable[[ml.Tensor, str], ml.Tensor]) -> Step:
-    """An op over one dim."""
-    return lambda x, y, n: fn(x, dim(x, n)) if len(x.shape) else None
-
-
-def together(fn: Callable[[ml.Tensor, ml.Tensor], ml.Tensor]) -> Step:
-    """An op on operands that broadcast."""
-    return lambda x, y, n: fn(x, y) if nested(x, y) else None
-
-
-def product(x: ml.Tensor, y: ml.Tensor, n: int) -> ml.Tensor | None:
-    shared = [d.name for d in x.shape if d in y.shape]
-    return ml.einsum(x, y, reduce=shared[n % len(shared)]) * 0.1 if shared else None
-
-
-def product_of_three(x: ml.Tensor, y: ml.Tensor, n: int) -> ml.Tensor:
-    every = dict.fromkeys((*x.shape.names, *y.shape.names))
-    kept = [name for i, name in enumerate(every) if n >> i & 1]
-    return ml.einsum(x, y, x, keep=" ".join(kept)) * 0.01
-
-
-def expanded(x: ml.Tensor, y: ml.Tensor, n: int) -> ml.Tensor | None:
-    missing = {name: size for name, size in SIZES.items() if name not in x.shape}
-    name = list(missing)[n % len(missing)] if missing else ""
-    return x.expand(**{name: missing[name]}) if missing else None
-
-
-def elsewhere(x: ml.Tensor, name: str) -> ml.Tensor:
-    """Under another name, which no layout knows, and back."""
-    return ml.sin(x.rename(**{name: "elsewhere"})).rename(elsewhere=name)
-
-
-def held_whole(x: ml.Tensor, name: str) -> ml.Tensor:
-    return ml.divided(ml.tanh(ml.whole(x, name)), name)
-
-
-def slope(x: ml.Tensor, y: ml.Tensor, n: int) -> ml.Tensor:
-    return ml.gradients(ml.mean(ml.sin(x)), [y])[0]
-
-
-STEPS: tuple[Step, ...] = (
-    lambda x, y, n: ml.tanh(x),
-    lambda x, y, n: ml.where(x > 0.1, -x, 0.5 * x),
-    together(ml.add),
-    together(ml.subtract),
-    together(ml.multiply),
-    together(lambda x, y: x / (2.0 + ml.sin(y))),
-    together(ml.maximum),
-    lambda x, y, n: ml.add_n([x, y, x]) if set(x.shape) == set(y.shape) else None,
-    along(lambda x, name: ml.sum(x, name) * 0.2),
-    along(ml.mean),
-    along(ml.max),
-    along(ml.logsumexp),
-    along(ml.softmax),
-    along(lambda x, name: ml.cumsum(x, name) * 0.1),
-    along(elsewhere),
-    along(held_whole),
-    product,
-    product_of_three,
-    expanded,
-    slope,
-)
-
-
-def program(choices: Sequence[tuple[int, int, int, int]]) -> Case:
-    """Each choice: an op, two of the tensors so far, and a dim. The last two are the results."""
-
-    def fn(*inputs: ml.Tensor) -> list[ml.Tensor]:
-        pool = list(inputs)
-        for op, first, second, n in choices:
-            made = STEPS[op](pool[first % len(pool)], pool[second % len(pool)], n)
-            pool += [] if made is None else [made]
-        return [*pool[-2:], ml.sum(ml.tanh(pool[-1]))]
-
-    inputs = {f"x{i}": " ".join(f"{n}:{SIZES[n]}" for n in s.split()) for i, s in enumerate(INPUTS)}
-    return case("drawn", fn, None, gradients=True, exact=False, **inputs)
+from tests.drawn_programs import NAMES, STEPS, names_of, program, programs
+from tests.harness import MESHES, Case, Laid, any_layout, check, trace_cases
 
 
 @st.composite
-def programs(draw: st.DrawFn, longest: int = 14) -> Case:
-    # Counted from the end, so that what was made last is used most.
-    operand = st.integers(-5, 20)
-    choice = st.tuples(st.integers(0, len(STEPS) - 1), operand, operand, st.integers(0, 15))
-    return program(draw(st.lists(choice, min_size=4, max_size=longest)))
+def laid(draw: st.DrawFn, longest: int, backend: str = "simulated") -> tuple[Case, Laid]:
+    """A program with a layout of its inputs' dims, of which some step may want one whole."""
+    made = draw(programs(longest, gradients=draw(st.booleans())))
+    return made, draw(any_layout(names_of(made), [backend]))
 
 
-@for_all(programs(), any_layout(NAMES))
-@settings(max_examples=10)
-def test_a_drawn_program_under_a_drawn_layout(drawn: Case, laid: Laid):
-    check(drawn, laid)
+def agrees_or_is_refused(made: Case, how: Laid) -> None:
+    """Any error but a `LayoutError` that ends in a fix goes through, and any difference."""
+    traced, _ = trace_cases((made,))
+    note(f"{how}\n{traced}")
+    try:
+        ml.plan(traced, how.mesh, how.layout)
+    except ml.LayoutError as error:
+        assert "\n  fix: " in str(error)
+    else:
+        check(made, how)
+
+
+def search(seed_of: int, examples: int, longest: int, backend: str = "simulated") -> None:
+    """So many programs. The seed is in the name of the test that fails."""
+
+    @seed(seed_of)
+    @for_all(laid(longest, backend))
+    @settings(max_examples=examples)
+    def holds(drawn: tuple[Case, Laid]) -> None:
+        agrees_or_is_refused(*drawn)
+
+    holds()
+
+
+@pytest.mark.parametrize("seed_of", range(2))
+def test_drawn_programs(seed_of: int):
+    search(seed_of, 22, 16)
+
+
+def test_drawn_programs_on_devices():
+    search(2, 6, 16, "spmd")
 
 
 @pytest.mark.slow
-@for_all(programs(), st.lists(any_layout(NAMES, ["simulated"]), min_size=2, max_size=2))
-@settings(max_examples=200)
-def test_many_drawn_programs_under_two_drawn_layouts(drawn: Case, laid: list[Laid]):
-    for each in laid:
-        check(drawn, each)
+@pytest.mark.parametrize("seed_of", range(10, 22))
+def test_many_drawn_programs(seed_of: int):
+    search(seed_of, 30, 16)
 
 
 @pytest.mark.slow
-@for_all(programs(longest=30), any_layout(NAMES, ["spmd"]))
-@settings(max_examples=50)
-def test_long_drawn_programs(drawn: Case, laid: Laid):
-    check(drawn, laid)
+@pytest.mark.parametrize("seed_of", range(30, 36))
+def test_many_long_drawn_programs(seed_of: int):
+    search(seed_of, 20, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_of", range(40, 42))
+def test_many_drawn_programs_on_devices(seed_of: int):
+    search(seed_of, 10, 30, "spmd")
+
+
+# -- layouts that no program may have ------------------------------------------------------------
+
+
+def on_one_axis(made: Case, axis: str) -> str:
+    """Two dims of one input on one axis."""
+    for given in made.inputs.values():
+        names = ml.Shape.parse(given.shape).names
+        if len(names) > 1:
+            return f"{names[0]}:{axis} {names[1]}:{axis}"
+    return f"{names_of(made).split()[0]}:nowhere"
+
+
+ILLEGAL: tuple[Callable[[Case, str], str], ...] = (
+    on_one_axis,
+    lambda made, axis: f"{names_of(made).split()[0]}:nowhere",
+    lambda made, axis: f"unheard:{axis}",
+    lambda made, axis: f"{names_of(made).split()[0]}:odd",
+    lambda made, axis: f"{names_of(made).split()[-1]}:{axis}+{axis}",
+)
+
+
+@for_all(programs(longest=12), st.sampled_from(MESHES[1:]), st.sampled_from(ILLEGAL))
+@settings(max_examples=100)
+def test_illegal_layouts_are_refused(made: Case, mesh: str, illegal: Callable[[Case, str], str]):
+    traced, _ = trace_cases((made,))
+    layout = illegal(made, mesh.split(":")[0])
+    note(f"[{mesh} odd:5] {layout}\n{traced}")
+    with pytest.raises(ml.LayoutError, match=r"\n  fix: "):
+        ml.plan(traced, f"{mesh} odd:5", layout)
+
+
+# -- what is drawn from --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)))
+def test_every_step_suits_some_operands(step: int):
+    a, b = NAMES[:2]
+    shapes = [f"{a}:8 {b}:16", f"{b}:16 {a}:8", f"{a}:8", f"{a}:8 {b}:16"]
+    choices = [(step, x, y, n) for x in range(4) for y in range(4) for n in range(8)]
+    made = [trace_cases((program(shapes, [choice]),))[0] for choice in choices]
+    nothing, _ = trace_cases((program(shapes, []),))
+    assert max(len(each.nodes) for each in made) > len(nothing.nodes)

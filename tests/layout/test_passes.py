@@ -1,6 +1,5 @@
 """Passes over the steps: what nobody needs goes, small sums go together, equal moves are one."""
 
-import re
 from typing import Any
 
 import numpy as np

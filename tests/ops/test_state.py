@@ -17,7 +17,7 @@ def read(x: ml.Tensor) -> ml.Tensor:
 
 def slots_in_numpy(x: np.ndarray) -> np.ndarray:
     y = 24 * (0.5 * x.sum() + 8 * 2.0)
-    return np.array(16 * 0.75 * 24 * (2.0 + y))
+    return np.array(16 * 24 * 0.75 * 24 * (2.0 + y))
 
 
 def layers(x: ml.Tensor, unroll: bool) -> ml.Tensor:
