@@ -113,7 +113,7 @@ Key = tuple[tuple[str, ...], str, str]
 
 
 class _Buckets:
-    """Small all_reduces by axes, dtype and kind, the local steps that wait for them, and what is done."""
+    """Small all_reduces by axes, dtype and kind, the steps that wait for them, and what is done."""
 
     def __init__(self) -> None:
         self._done: list[Step] = []
@@ -167,9 +167,7 @@ class _Buckets:
 
 
 def _small(step: Step) -> TypeGuard[Collective]:
-    return (
-        isinstance(step, Collective) and step.kind == "all_reduce" and step.payload[1] <= SMALL
-    )
+    return isinstance(step, Collective) and step.kind == "all_reduce" and step.payload[1] <= SMALL
 
 
 def _together(parts: list[Collective]) -> Collective:
