@@ -7,9 +7,10 @@ from benchmarks.timing import Contestant, markdown, measure
 CONTESTANTS = {
     "plain TensorFlow, one-hot": "-m benchmarks.reference --formulation=one_hot",
     "plain TensorFlow, gather": "-m benchmarks.reference --formulation=gather",
-    "meshlang, one processor": "-m benchmarks.mesh --mesh=",
-    "meshlang, data:2 model:4": "-m benchmarks.mesh --mesh='data:2 model:4'",
-    "meshlang, data:8": "-m benchmarks.mesh --mesh=data:8",
+    "meshlang, one processor": "-m benchmarks.mesh --unroll --mesh=",
+    "meshlang, data:2 model:4": "-m benchmarks.mesh --unroll --mesh='data:2 model:4'",
+    "the same, layers as a scan": "-m benchmarks.mesh --mesh='data:2 model:4'",
+    "meshlang, data:8": "-m benchmarks.mesh --unroll --mesh=data:8",
 }
 #: the same model on more processors: of interest is the time spent in Python
 LARGER = {
