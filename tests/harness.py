@@ -44,6 +44,7 @@ from tests.harness_cases import (
     ties,
     trace,
     trace_cases,
+    twice,
 )
 from tests.harness_layouts import ALONE, BACKENDS, MESHES, Laid, any_layout, drawn, layouts
 
@@ -72,9 +73,11 @@ __all__ = [
     "named",
     "random",
     "run",
+    "sent",
     "ties",
     "trace_cases",
     "trace_error",
+    "twice",
 ]
 
 #: how far a result may be from that of one processor, times max(1, its largest value)
@@ -253,6 +256,16 @@ def _weighted(each: Case, found: Mapping[str, np.ndarray]) -> float:
     values = [a for path, a in found.items() if path.startswith(f"{each.name}/value")]
     ys = [y for y in values if y.dtype.kind == "f"]
     return sum(float(np.sum(y * Weights.array(i, y.shape))) for i, y in enumerate(ys))
+
+
+def sent(fn: Callable[..., Any], mesh: str, layout: str, **inputs: str | Input) -> dict[str, float]:
+    """Elements that each processor sends, by kind of collective and axes.
+
+    >>> sent(lambda x: ml.sum(x, "batch"), "r:2", "batch:r", x="batch:8 d:16")
+    {'all_reduce r': 16.0}
+    """
+    traffic = ml.plan(trace(fn, inputs), mesh, layout).cost.traffic
+    return {f"{kind} {'+'.join(axes)}": t.wire_elements for (kind, axes), t in traffic.items()}
 
 
 def collectives(

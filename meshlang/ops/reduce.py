@@ -142,9 +142,6 @@ class FirstEqual(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         return (Spec(xs[1].shape, "int32"),)
 
-    def vjp(self, xs, ys, gs):
-        return (None, None)
-
 
 def some_dims(op: str, x: Tensor, names: str) -> tuple[Dim, ...]:
     """The dims of x with these names; at least one."""
@@ -210,7 +207,7 @@ def mean(x: Any, dims: str | None = None) -> Tensor:
 
     x = as_tensor(x)
     check_kind("mean", x, "floats")
-    wide = cast(x, "high") if x.dtype in ("bfloat16", "float16") else x
+    wide = cast(x, "high") if x.dtype in NARROW else x
     return cast(sum(wide, dims) * (1.0 / product_of(d.size for d in _dims(x, dims))), x.dtype)
 
 
@@ -289,7 +286,7 @@ def _moments(x: Tensor, dims: str | None) -> tuple[Tensor, Tensor]:
     """The distances from the mean and the mean of their squares; of short floats in "high"."""
     from meshlang.ops.elementwise import cast, square
 
-    wide = cast(x, "high") if x.dtype in ("bfloat16", "float16") else x
+    wide = cast(x, "high") if x.dtype in NARROW else x
     distance = wide - mean(wide, dims)
     return distance, mean(square(distance), dims)
 

@@ -137,9 +137,6 @@ class FiniteOrZero(Op):
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         return (Spec(xs[0].shape, xs[0].dtype),)
 
-    def vjp(self, xs, ys, gs):
-        return (None,)
-
 
 def logsumexp(x: Any, dims: str) -> Tensor:
     """log(sum(exp(x))) over dims. Over divided dims: one max and one sum, both small.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import meshlang as ml
 from meshlang.errors import MeshlangError, VariableError, message
-from meshlang.optim.optimizer import Optimizer, Target
+from meshlang.optim.optimizer import Target
 from meshlang.optim.schedules import LearningRate, check_at_least, check_fraction, check_rate, rate
-from meshlang.optim.wrappers import check_optimizer, within
+from meshlang.optim.wrappers import Wrapper, check_optimizer, within
 
 if TYPE_CHECKING:
     from meshlang.lowering.executable import Executable
@@ -20,7 +20,7 @@ _SLOT = "ema"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ema(Optimizer):
+class Ema(Wrapper):
     """Another optimizer, and the exponential moving average of what it makes of the variables.
 
     After the update: ``a = decay a + (1 - decay) w``, and ``a = w`` up to step `start`: an average
@@ -36,7 +36,6 @@ class Ema(Optimizer):
     Source: Polyak and Juditsky, 1992.
     """
 
-    optimizer: Optimizer
     decay: LearningRate = 0.999
     start: int = 0
 
@@ -48,15 +47,6 @@ class Ema(Optimizer):
         check_at_least("Ema", 0, start=self.start)
         if any(isinstance(inner, Ema) for inner in within(self.optimizer)):
             raise MeshlangError(message("Ema: the optimizer keeps averages already."))
-
-    @property
-    def drives(self) -> tuple[Optimizer, ...]:
-        """The optimizer."""
-        return (self.optimizer,)
-
-    def check(self, names: Sequence[str]) -> None:
-        """See `Optimizer.check`."""
-        self.optimizer.check(names)
 
     def update(self, target: Target) -> Iterator[None]:
         """See the class."""

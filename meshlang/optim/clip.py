@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import meshlang as ml
 from meshlang.errors import MeshlangError, message
-from meshlang.optim.optimizer import Optimizer, Target
+from meshlang.optim.optimizer import Target
 from meshlang.optim.schedules import check_above_0
-from meshlang.optim.wrappers import check_optimizer
+from meshlang.optim.wrappers import Wrapper, check_optimizer
 from meshlang.program import as_tensor, dtype_name
 from meshlang.tensor import Tensor
 
@@ -67,7 +67,7 @@ def clip_by_global_norm(
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockClip(Optimizer):
+class BlockClip(Wrapper):
     """Another optimizer, whose gradients are clipped each by its own norm.
 
     ``g = g min(1, max_norm / |g|)`` for each variable by itself, each layer of a scan apart: one
@@ -81,21 +81,11 @@ class BlockClip(Optimizer):
     Slots: the optimizer's.
     """
 
-    optimizer: Optimizer
     max_norm: float = 1.0
 
     def __post_init__(self) -> None:
         check_optimizer("BlockClip", "optimizer", self.optimizer)
         check_above_0("BlockClip", max_norm=self.max_norm)
-
-    @property
-    def drives(self) -> tuple[Optimizer, ...]:
-        """The optimizer."""
-        return (self.optimizer,)
-
-    def check(self, names: Sequence[str]) -> None:
-        """See `Optimizer.check`."""
-        self.optimizer.check(names)
 
     def update(self, target: Target) -> Iterator[None]:
         """See the class."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import meshlang as ml
@@ -10,7 +10,7 @@ from meshlang.errors import MeshlangError, message
 from meshlang.optim.average import Ema
 from meshlang.optim.optimizer import Optimizer, Target
 from meshlang.optim.schedules import LearningRate, check_above_0, check_at_least, check_rate, rate
-from meshlang.optim.wrappers import check_optimizer, proposal, within
+from meshlang.optim.wrappers import Wrapper, check_optimizer, proposal, within
 from meshlang.tensor import Tensor
 
 
@@ -94,7 +94,7 @@ class Clippy(Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativeClip(Optimizer):
+class RelativeClip(Wrapper):
     """Another optimizer whose steps shrink, as Clippy's do: see there, 2 to 4.
 
     ``scale = min(1, (relative |w| + absolute) / |d|)`` where d is the whole step, weight decay with
@@ -109,7 +109,6 @@ class RelativeClip(Optimizer):
     Source: Tang et al., 2023.
     """
 
-    optimizer: Optimizer
     relative: float = 0.5
     absolute: float = 1e-2
 
@@ -123,15 +122,6 @@ class RelativeClip(Optimizer):
                     fix="ml.optim.Ema(optimizer=ml.optim.RelativeClip(optimizer=...))",
                 )
             )
-
-    @property
-    def drives(self) -> tuple[Optimizer, ...]:
-        """The optimizer."""
-        return (self.optimizer,)
-
-    def check(self, names: Sequence[str]) -> None:
-        """See `Optimizer.check`."""
-        self.optimizer.check(names)
 
     def update(self, target: Target) -> Iterator[None]:
         """See the class."""

@@ -29,6 +29,26 @@ def proposal(target: Target) -> Proposal:
     return Proposal(**{f.name: getattr(target, f.name) for f in fields(Target)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wrapper(Optimizer):
+    """What changes the updates of one optimizer.
+
+    Attributes:
+        optimizer: the one that is driven.
+    """
+
+    optimizer: Optimizer
+
+    @property
+    def drives(self) -> tuple[Optimizer, ...]:
+        """The optimizer."""
+        return (self.optimizer,)
+
+    def check(self, names: Sequence[str]) -> None:
+        """See `Optimizer.check`."""
+        self.optimizer.check(names)
+
+
 def check_optimizer(owner: str, what: str, value: Any) -> None:
     """Refuse what is no optimizer."""
     if not isinstance(value, Optimizer):

@@ -8,7 +8,17 @@ import pytest
 import tensorflow as tf
 
 import meshlang as ml
-from tests.harness import Laid, case, check, check_slopes, check_values, collectives, drawn, layouts
+from tests.harness import (
+    Laid,
+    case,
+    check,
+    check_slopes,
+    check_values,
+    collectives,
+    drawn,
+    layouts,
+    sent,
+)
 
 
 def padded(size: int, window: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:
@@ -212,12 +222,6 @@ def test_filters_may_be_divided_along_their_windows(laid: Laid):
 
 
 # -- what moves ----------------------------------------------------------------------------------
-
-
-def sent(fn: Callable[..., Any], mesh: str, layout: str, **shapes: str) -> dict[str, float]:
-    """Elements that a processor sends, by kind and axes."""
-    plan = ml.plan(ml.trace(fn, **{n: ml.spec(s) for n, s in shapes.items()}), mesh, layout)
-    return {f"{k} {'+'.join(a)}": t.wire_elements for (k, a), t in plan.cost.traffic.items()}
 
 
 def test_a_halo_is_two_rows_and_corners_come_along():

@@ -20,6 +20,7 @@ from tests.harness import (
     ints,
     layouts,
     trace_error,
+    twice,
 )
 
 
@@ -44,11 +45,6 @@ def written(axis: int) -> Callable[..., np.ndarray]:
         return np.moveaxis(made, 0, axis)
 
     return oracle
-
-
-def twice(fn: Callable[..., ml.Tensor]) -> Callable[..., Any]:
-    """A gradient whose own gradient is of second order."""
-    return lambda x, start: ml.gradients(ml.sum(ml.square(fn(x, start))) * ml.sum(x), [x])[0]
 
 
 CASES = (

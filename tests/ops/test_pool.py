@@ -21,6 +21,7 @@ from tests.harness import (
     layouts,
     run,
     trace_error,
+    twice,
 )
 
 
@@ -28,11 +29,6 @@ def images(kind: str, size: Any, strides: Any, padding: str) -> Callable[[np.nda
     """TensorFlow itself, on [batch height width channels]."""
     fn = {"max": tf.nn.max_pool2d, "mean": tf.nn.avg_pool2d}[kind]
     return lambda x: fn(tf.constant(x), size, strides, padding.upper()).numpy()
-
-
-def twice(fn: Callable[[ml.Tensor], ml.Tensor]) -> Callable[[ml.Tensor], ml.Tensor]:
-    """A gradient whose own gradient is of second order."""
-    return lambda x: ml.gradients(ml.sum(ml.square(fn(x))), [x])[0]
 
 
 IMAGE = "batch:8 height:16 width:16 c:8"

@@ -29,6 +29,7 @@ from tests.harness import (
     run,
     ties,
     trace_error,
+    twice,
 )
 
 KINDS: dict[str, tuple[Callable[..., ml.Tensor], Any, Any]] = {
@@ -174,24 +175,17 @@ def test_slopes():
 
 
 def test_second_gradients():
-    def slope(fn: Callable[..., ml.Tensor]) -> Callable[..., list[ml.Tensor]]:
-        def first(*xs: ml.Tensor) -> list[ml.Tensor]:
-            y = fn(*xs)
-            return ml.gradients(ml.sum(y * y), list(xs))
-
-        return first
-
     cases = [
-        case(f"{kind} {way}", slope(lambda x, f=fn, w=way: f(x, "n", **w)), x="n:6 d:2")
+        case(f"{kind} {way}", twice(lambda x, f=fn, w=way: f(x, "n", **w)), x="n:6 d:2")
         for kind, (fn, _, _) in KINDS.items()
         for way in ({}, {"reverse": True}, {"exclusive": True})
         if way != {"exclusive": True} or kind in ("cumsum", "cumprod")
     ]
     zeros = given("n:6", [2.0, 0.0, 3.0, 0.0, 4.0, 1.0])
-    cases.append(case("zeros", slope(lambda x: ml.cumprod(x, "n")), x=zeros))
+    cases.append(case("zeros", twice(lambda x: ml.cumprod(x, "n")), x=zeros))
     for exclusive, reverse in WAYS:
         fn = lambda a, b, e=exclusive, r=reverse: ml.recurrence(a, b, "n", exclusive=e, reverse=r)  # noqa: E731
-        cases.append(case(f"recurrence {exclusive} {reverse}", slope(fn), a="n:6 d:2", b="n:6 d:2"))
+        cases.append(case(f"recurrence {exclusive} {reverse}", twice(fn), a="n:6 d:2", b="n:6 d:2"))
     check_slopes(cases)
 
 

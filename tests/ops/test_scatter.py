@@ -21,6 +21,7 @@ from tests.harness import (
     layouts,
     ties,
     trace_error,
+    twice,
 )
 
 
@@ -186,15 +187,8 @@ def test_slopes():
 
 
 def test_second_gradients():
-    def slope(fn: Callable[..., ml.Tensor]) -> Callable[..., list[ml.Tensor]]:
-        def first(x: ml.Tensor, values: ml.Tensor, index: ml.Tensor) -> list[ml.Tensor]:
-            y = fn(x, values, index)
-            return ml.gradients(ml.sum(y * y * y), [x, values])
-
-        return first
-
     index = ints("q:6", 5, -1)
-    check_slopes([case(n, slope(at(n)), x="n:4 d:2", values="q:6 d:2", index=index) for n in FNS])
+    check_slopes([case(n, twice(at(n)), x="n:4 d:2", values="q:6 d:2", index=index) for n in FNS])
 
 
 @pytest.mark.parametrize("laid", drawn("scatter", layouts("n d batch")))

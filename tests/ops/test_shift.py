@@ -21,6 +21,7 @@ from tests.harness import (
     layouts,
     run,
     trace_error,
+    twice,
 )
 
 
@@ -39,11 +40,6 @@ def shifted(offset: int, axis: int, fill: float = 0) -> Callable[[np.ndarray], n
         return np.take(wide, np.arange(x.shape[axis]) + far - offset, axis)
 
     return oracle
-
-
-def twice(fn: Callable[[ml.Tensor], ml.Tensor]) -> Callable[[ml.Tensor], ml.Tensor]:
-    """The gradient of a sum of squares: its own gradient is of second order."""
-    return lambda x: ml.gradients(ml.sum(ml.square(fn(x)) * x), [x])[0]
 
 
 def in_a_loop(x: np.ndarray, trips: int) -> np.ndarray:

@@ -18,12 +18,8 @@ from tests.harness import (
     ints,
     layouts,
     trace_error,
+    twice,
 )
-
-
-def twice(fn: Callable[..., ml.Tensor]) -> Callable[..., list[ml.Tensor]]:
-    """Gradients, whose own gradients are of second order."""
-    return lambda x, y: ml.gradients(ml.sum(ml.square(fn(x, y)) * fn(y, x)), [x, y])
 
 
 def crossed(x: ml.Tensor, y: ml.Tensor) -> ml.Tensor:

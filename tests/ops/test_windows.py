@@ -19,6 +19,7 @@ from tests.harness import (
     ints,
     layouts,
     trace_error,
+    twice,
 )
 
 
@@ -45,11 +46,6 @@ def windows(
         return np.moveaxis(made, (0, 1), (axis, axis + 1))
 
     return oracle
-
-
-def twice(fn: Callable[[ml.Tensor], ml.Tensor]) -> Callable[[ml.Tensor], ml.Tensor]:
-    """A gradient whose own gradient is of second order."""
-    return lambda x: ml.gradients(ml.sum(ml.square(fn(x))) * ml.sum(x), [x])[0]
 
 
 CASES = (
