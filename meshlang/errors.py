@@ -48,6 +48,10 @@ class CheckError(MeshlangError):
     """What `meshlang.check` was told to look for was there when the program ran."""
 
 
+class PeerError(MeshlangError):
+    """Another process of the run did not come, or is gone; the run can be started again."""
+
+
 class CheckpointError(MeshlangError):
     """A checkpoint is missing, damaged, or of another model."""
 
