@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import meshlang as ml
 from launch import ngram
 from launch.checkpoints import Checkpoints
@@ -23,9 +21,8 @@ from launch.data.topics import Corpus
 from launch.flags import Devices
 from launch.run import Run
 from launch.sampling import continuations
-from launch.watch.metrics import MetricsLog, read_metrics
-from launch.watch.plot import CurvePlot
-from launch.watch.progress import Progress, duration
+from launch.watch.progress import duration
+from launch.watch.watcher import Watcher
 from meshlang.errors import message
 
 #: how the baselines are called in the table and the picture, and their order
@@ -65,9 +62,9 @@ class Trainer:
         train.initialize(self.run_.seed)
         if manifest:
             self._checkpoints.restore_latest(train)
-        records = self.directory / "metrics.jsonl"
-        with MetricsLog(records, resume_step=begin or None) as log:
-            self._loop(train, corpus, begin, log)
+        with self._watcher(corpus, begin) as watch:
+            self._loop(train, corpus, begin, watch)
+        self._trained = watch.seconds_in_steps
         results = self._results(train, corpus)
         self._write_json("results.json", results)
         print(_results_text(results, self.directory))
@@ -150,32 +147,33 @@ class Trainer:
 
     # -- the loop -------------------------------------------------------------------------------
 
-    def _loop(self, train: ml.Executable, corpus: Corpus, begin: int, log: MetricsLog) -> None:
+    def _watcher(self, corpus: Corpus, begin: int) -> Watcher:
+        run = self.run_
+        return Watcher(
+            self.directory,
+            steps=run.steps,
+            begin=begin,
+            tokens_per_step=run.batch * run.length,
+            log_every=run.log_every,
+            baselines=self._baselines(corpus),
+        )
+
+    def _loop(self, train: ml.Executable, corpus: Corpus, begin: int, watch: Watcher) -> None:
         run = self.run_
         source = BatchSource(corpus.train, batch=run.batch, length=run.length, seed=run.seed)
-        plot = CurvePlot(
-            self.directory / "curves.png", baselines=self._baselines(corpus), title="held-out text"
-        )
-        tokens = run.batch * run.length
-        with Progress(run.steps, tokens_per_step=tokens, done=begin) as bar:
-            for step in range(begin, run.steps):
-                began = time.monotonic()
-                results = train(**_wanted(train, source.at(step)))
-                loss = float(results["loss"])
-                self._trained += time.monotonic() - began
-                done = step + 1
-                bar.update(done, loss=loss)
-                if done % run.log_every == 0 or done in (1, run.steps):
-                    values = {name: np.asarray(value).tolist() for name, value in results.items()}
-                    values["tokens_per_second"] = tokens / (time.monotonic() - began)
-                    log.write(done, "train", **values)
-                if done % run.eval_every == 0 or done == run.steps:
-                    bits = self._evaluate(train, corpus)
-                    log.write(done, "heldout", bits_per_byte=bits)
-                    bar.say(f"step {done}: {bits:.3f} bits per byte held out")
-                    plot.draw(read_metrics(self.directory / "metrics.jsonl"))
-                if done % run.save_every == 0 or done == run.steps:
-                    self._checkpoints.save(train, done, {"corpus": corpus.digest})
+        for step in range(begin, run.steps):
+            asked = time.monotonic()
+            batch = _wanted(train, source.at(step))
+            came = time.monotonic()
+            results = train(**batch)
+            float(results["loss"])  # waits for the devices
+            ended = time.monotonic()
+            done = step + 1
+            watch.step(done, results, data_seconds=came - asked, step_seconds=ended - came)
+            if done % run.eval_every == 0 or done == run.steps:
+                watch.heldout(done, self._evaluate(train, corpus))
+            if done % run.save_every == 0 or done == run.steps:
+                self._checkpoints.save(train, done, {"corpus": corpus.digest})
 
     def _evaluate(self, train: ml.Executable, corpus: Corpus) -> float:
         """Bits per byte of the held-out texts, each byte once."""

@@ -19,6 +19,7 @@ from meshlang.errors import (
     MeshError,
     MeshlangError,
     NotationError,
+    PeerError,
     ProgramError,
     VariableError,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "MeshError",
     "MeshlangError",
     "NotationError",
+    "PeerError",
     "Plan",
     "Precision",
     "Program",

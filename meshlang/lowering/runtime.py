@@ -3,9 +3,11 @@
 import itertools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework.attr_value_pb2 import AttrValue, NameAttrList
 from tensorflow.python.eager import context  # pyright: ignore[reportMissingImports]
 
 from meshlang.errors import MeshError, message
@@ -117,6 +119,29 @@ def free(name: str, device: str) -> None:
         tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=True)
 
 
+def call(traced: Any, *arguments: tf.Tensor) -> list[tf.Tensor]:
+    """While tracing: call a function that was traced before, as ``traced(*arguments)`` would.
+
+    But TensorFlow does not work out the shapes in the whole function at each call, which for many
+    devices takes longer than tracing it. The function may capture nothing.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    traced.add_to_graph(graph)
+    types = [tensor.dtype.as_datatype_enum for tensor in traced.outputs]
+    call_ = graph.create_op(
+        "StatefulPartitionedCall",
+        list(arguments),
+        types,
+        attrs={
+            "Tin": _types(x.dtype.as_datatype_enum for x in arguments),
+            "Tout": _types(types),
+            "f": AttrValue(func=NameAttrList(name=traced.name)),
+            "_disable_call_shape_inference": AttrValue(b=True),
+        },
+    )
+    return list(call_.outputs)
+
+
 def check_version(version: str) -> None:
     """Refuse a TensorFlow whose collectives were not checked."""
     if not version.startswith(VERSION + "."):
@@ -146,6 +171,10 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _types(enums: Iterable[int]) -> AttrValue:
+    return AttrValue(list=AttrValue.ListValue(type=enums))
 
 
 def _initialized() -> bool:

@@ -272,7 +272,7 @@ class SpmdMachine:
                 with tf.device(place.device):
                     token = runtime.variable("ordering_token", tf.TensorSpec([], tf.float32))
                     coordinates, keys = self._context(place.processors[0], groups)
-                    results.append(traced(coordinates, keys, token, *inputs))
+                    results.append(runtime.call(traced, coordinates, keys, token, *inputs))
             return results
 
         step = every_device.get_concrete_function()
