@@ -32,7 +32,7 @@ EXECUTED = {"Assign", "Cond", "Scan", "Stored", "UpdateInPlace", "WhileLoop"}
 #: in no program: they lead a backward pass from around a loop into it
 MARKS = {"Given", "Sliced"}
 #: parents that have only subclasses in programs
-ABSTRACT = {"Update"}
+ABSTRACT = {"Sliding", "Update"}
 #: ops on blocks, by the op of the language whose plan is made of them
 OF_BLOCKS = {
     "BlocksBefore": "Running",

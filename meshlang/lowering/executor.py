@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import tensorflow as tf
 
 import meshlang.lowering.kernels_control
 import meshlang.lowering.kernels_elementwise
 import meshlang.lowering.kernels_order
+import meshlang.lowering.kernels_pool
 import meshlang.lowering.kernels_products
 import meshlang.lowering.kernels_random
 import meshlang.lowering.kernels_reduce
@@ -25,6 +28,7 @@ from meshlang.lowering.kernels_updates import IN_PLACE
 from meshlang.ops.state import Assign, Stored
 
 Env = dict[PlanValue, Value]
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\\/>-]")
 
 
 class Executor:
@@ -57,7 +61,8 @@ class Executor:
                 continue
             self._stretch(stretch, env, later, i)
             stretch = []
-            self._single(step, env)
+            with _named(step):
+                self._single(step, env)
         self._stretch(stretch, env, later, len(steps))
 
     def _stretch(
@@ -76,7 +81,8 @@ class Executor:
             here = Here(self.backend.mesh, coordinates, seed, count)
             held = dict(zip(given, rest, strict=True))
             for step in steps:
-                results = run_kernel(step, here, [held[v] for v in step.inputs])
+                with _named(step):
+                    results = run_kernel(step, here, [held[v] for v in step.inputs])
                 held.update(zip(step.outputs, results, strict=True))
             return [held[v] for v in kept]
 
@@ -259,6 +265,18 @@ class Executor:
         return self.backend.local(
             lambda blocks, _: [blocks[0] + blocks[1]], [total, more], [block_of(v)]
         )[0]
+
+
+def _named(step: Step) -> AbstractContextManager[object]:
+    """Put TensorFlow's ops under the scope and the name of the op that they do, for profiles.
+
+    The op's name begins with a point. A slash at the end keeps TensorFlow from numbering scopes.
+    """
+    if isinstance(step, Loop | Branches):
+        return nullcontext()
+    name = step.kind if isinstance(step, Collective) else type(step.op).__name__
+    path = f"{step.scope}/.{name}/".lstrip("/")
+    return tf.name_scope(_NOT_IN_NAMES.sub("_", path))
 
 
 def _kind(step: Collective) -> Kind:

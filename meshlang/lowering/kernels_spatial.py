@@ -1,4 +1,4 @@
-"""Kernels of convolution and pooling: TensorFlow's own, on what the windows of a block reach over.
+"""Kernels of convolution: TensorFlow's own, on what the windows of a block reach over.
 
 Positional names: B batch, S spatial, G groups, I channels in, O channels out, K windows.
 """
@@ -16,7 +16,6 @@ from meshlang.dims import Dim, Shape
 from meshlang.layout.values import Local, PlanValue
 from meshlang.lowering.kernels import Here, kernel
 from meshlang.ops.convolution import Along, Conv, ConvFilters, ConvInput, Roles, roles
-from meshlang.ops.pool import Pool
 from meshlang.ops.span import as_tensorflow
 
 
@@ -43,22 +42,6 @@ def _conv_filters(
     x, g = step.inputs
     form = _Form.of(op.along, x, step.outputs[0], g)
     return [form.back("filters", form.to_filters(form.to("x", blocks[0]), form.to("y", blocks[1])))]
-
-
-@kernel(Pool)
-def _pool(op: Pool, here: Here, step: Local, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Along one dim: as the height of images of width 1 whose channels are all that is inside."""
-    made, (x,) = step.outputs[0], blocks
-    at = made.shape.place(op.dim)
-    outer, inner = prod(x.shape[:at]), prod(x.shape[at + 1 :])
-    images = tf.reshape(x, [outer, x.shape[at], 1, inner])
-    run = tf.nn.max_pool2d if op.kind == "max" else tf.nn.avg_pool2d
-    whole = step.inputs[0].shape[at].name == op.dim
-    padding = op.padding if whole else "VALID"
-    pooled = run(images, [op.span.window, 1], [op.span.stride, 1], padding)
-    if op.kind == "sum":
-        pooled *= tf.cast(op.span.window, pooled.dtype)
-    return [tf.reshape(pooled, made.block)]
 
 
 @dataclass(frozen=True)

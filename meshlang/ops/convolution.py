@@ -16,8 +16,9 @@ from typing import Any
 from meshlang.dims import Dim, Shape, check_twins
 from meshlang.dtypes import check_kind, check_same
 from meshlang.errors import DimError, did_you_mean, message
-from meshlang.ops.span import Span, as_tensorflow, span
-from meshlang.program import NARROW, Op, Spec, apply, as_tensor
+from meshlang.ops.sliding import Sliding
+from meshlang.ops.span import Span, span
+from meshlang.program import NARROW, Spec, apply, as_tensor
 from meshlang.tensor import Tensor
 
 Padding = str | tuple[int, int]
@@ -61,7 +62,7 @@ def roles(along: Sequence[Along], x: Shape, filters: Shape, y: Shape) -> Roles:
 
 
 @dataclass(frozen=True)
-class _Form(Op):
+class _Form(Sliding):
     """One of the three; `shape` is that of its result."""
 
     along: tuple[Along, ...]
@@ -90,23 +91,9 @@ class _Form(Op):
         counts = {a.dim: a.span.new for a in self.along if f"{a.dim}.run" not in sizes}
         return 2 * prod(n for name, n in (sizes | counts).items() if not name.endswith(".run"))
 
-    def layers(self, b: Any, y: Shape) -> list[tuple[str, Any]]:
-        """For each dim what the processors reach over."""
-        ways = b.tables.mesh.ways
-        return [(a.dim, a.span.reach(ways(b.axes(y[a.dim])))) for a in self.along]
-
-    def is_whole(self, b: Any, y: Shape) -> bool:
-        """Whether TensorFlow can pad: no dim is divided, and it has a word for it."""
-        divided = any(b.axes(y[a.dim]) for a in self.along)
-        return not divided and bool(as_tensorflow([a.span for a in self.along]))
-
-    def reached(self, b: Any, x: Any, y: Shape) -> Any:
-        """The input with what the windows of each processor reach over."""
-        if self.is_whole(b, y):
-            return x
-        for dim, layer in self.layers(b, y):
-            x = b.reach(x, dim, layer)
-        return x
+    @property
+    def slides(self):
+        return [(a.dim, a.span) for a in self.along]
 
     def filters(self, b: Any, filters: Any) -> Any:
         """The filters, whole along what slides."""
@@ -172,17 +159,7 @@ class ConvInput(_Form):
     def plan(self, b, xs, outs):
         pending, dtype = self.partial(b, xs, outs[0].dtype)
         operands = [xs[0], self.filters(b, xs[1])]
-        if self.is_whole(b, xs[0].shape):
-            whole = b.local(self, operands, [Spec(self.shape, dtype)], pending=pending)[0]
-            return [self.narrowed(b, whole, outs[0].dtype)]
-        made, at = self.shape, {}
-        for dim, layer in self.layers(b, xs[0].shape):
-            long = Dim(f"{dim}.run", sum(run.size for run in layer[0]) * len(layer))
-            made = made.swap(made[dim], long)
-            at[long] = b.axes(self.shape[dim])
-        x = b.local_at(self, operands, Spec(made, dtype), at, pending)
-        for dim, layer in reversed(self.layers(b, xs[0].shape)):
-            x = b.give_back(x, self.shape[dim], layer)
+        x = self.returned(b, operands, Spec(self.shape, dtype), xs[0].shape, pending)
         return [self.narrowed(b, x, outs[0].dtype)]
 
 

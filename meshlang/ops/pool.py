@@ -1,7 +1,6 @@
-"""Pooling: the largest, the mean or the sum of windows, one dim after the other.
+"""Pooling: the largest value or the mean of windows along one dim or two at once.
 
-A largest value of largest values, and a sum of sums, are those of a box, so that each dim is pooled
-alone and moves alone what its windows reach over.
+Over more dims: a largest value of largest values, and a mean of means, are those of a box.
 """
 
 from __future__ import annotations
@@ -17,74 +16,114 @@ from meshlang.dims import Dim, Shape
 from meshlang.dtypes import check_kind
 from meshlang.errors import DimError, message
 from meshlang.ops.convolution import Padding, PerDim, check_named, per_dim
-from meshlang.ops.halos import AddWindows, Windows
-from meshlang.ops.span import Span, as_tensorflow, span
-from meshlang.program import Op, Spec, apply, as_tensor
+from meshlang.ops.sliding import Sliding
+from meshlang.ops.span import Span, span
+from meshlang.program import Spec, apply, as_tensor
 from meshlang.tensor import Tensor
+
+#: TensorFlow's kernels pool images
+_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
-class Pool(Op):
-    """The largest value ("max") or the sum ("sum") of each window."""
+class _Form(Sliding):
+    """One of the three; `along` is in the order of the tensor's dims."""
 
     kind: str
-    dim: str
-    span: Span
+    along: tuple[tuple[str, Span], ...]
+
+    @property
+    def detail(self) -> str:
+        return " ".join(f"{dim}:{lies}" for dim, lies in self.along)
+
+    @property
+    def slides(self):
+        return self.along
+
+    @property
+    def fill(self) -> float:
+        """What stands outside of a dim."""
+        return -inf if self.kind == "max" else 0
+
+
+@dataclass(frozen=True)
+class Pool(_Form):
+    """The largest value ("max") or the mean ("mean") of what of each window lies inside."""
 
     @property
     def label(self) -> str:
         return f"{self.kind}_pool"
 
-    @property
-    def detail(self) -> str:
-        return f"{self.dim}:{self.span}"
-
     def passes(self, i: int) -> str:
-        return "alone" if self.kind == "sum" else "no"
+        return "alone" if self.kind == "mean" else "no"
 
     def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
         check_kind(self.label, xs[0], "floats")
-        old = xs[0].shape[self.dim]
-        return (Spec(xs[0].shape.swap(old, Dim(old.name, self.span.new, old.twin)), xs[0].dtype),)
-
-    @property
-    def fill(self) -> float:
-        """What stands outside of the dim."""
-        return -inf if self.kind == "max" else 0
+        shape = xs[0].shape
+        for name, lies in self.along:
+            old = shape[name]
+            shape = shape.swap(old, Dim(old.name, lies.new, old.twin))
+        return (Spec(shape, xs[0].dtype),)
 
     def vjp(self, xs, ys, gs):
-        from meshlang.ops.rearrange import expand_to
-
-        old = xs[0].shape[self.dim]
-        window = Dim(f"{self.dim}.window", self.span.window)
-        wide = gs[0].shape.swap(gs[0].shape[self.dim], gs[0].shape[self.dim], window)
-        spread = expand_to(gs[0], wide)
-        if self.kind == "max":
-            spread = self._first(xs[0], ys[0], window, spread)
-        return (apply(AddWindows(old, window.name, self.span), spread)[0],)
-
-    def _first(self, x: Tensor, y: Tensor, window: Dim, g: Tensor) -> Tensor:
-        """Of equal largest values of a window, the first one has the gradient."""
-        from meshlang.ops.elementwise import cast, equal, where
-        from meshlang.ops.running import cumsum
-
-        found = apply(Windows(self.dim, window, self.span, self.fill), x)[0]
-        same = cast(equal(found, y), "int32")
-        first = same * cast(equal(cumsum(same, window.name), 1), "int32")
-        return where(equal(first, 1), g, 0.0)
+        operands = (xs[0], ys[0], gs[0]) if self.kind == "max" else (gs[0],)
+        return (apply(PoolSlope(self.kind, self.along, xs[0].shape), *operands)[0],)
 
     def plan(self, b, xs, outs):
-        axes = b.axes(outs[0].shape[self.dim])
-        if not axes and self.padding:
-            return b.local(self, xs, outs)
-        layer = self.span.reach(b.tables.mesh.ways(axes))
-        return b.local(self, [b.reach(xs[0], self.dim, layer, self.fill)], outs)
+        return b.local(self, [self.reached(b, xs[0], outs[0].shape, self.fill)], outs)
+
+
+@dataclass(frozen=True)
+class PoolSlope(_Form):
+    """The gradient: (x, y, g) of "max", of which the first largest value has it; (g,) of "mean"."""
+
+    shape: Shape
 
     @property
-    def padding(self) -> str:
-        """What TensorFlow calls it; its means leave out what is outside, sums would not."""
-        word = as_tensorflow([self.span])
-        return "" if word == "SAME" and self.kind == "sum" else word
+    def label(self) -> str:
+        return f"{self.kind}_pool_slope"
+
+    def passes(self, i: int) -> str:
+        return "alone" if self.kind == "mean" or i == 2 else "no"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(self.shape, xs[-1].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        if self.kind == "mean":
+            return (apply(Pool(self.kind, self.along), gs[0])[0],)
+        x, y, _ = xs
+        return None, None, apply(PoolPick(self.kind, self.along), x, y, gs[0])[0]
+
+    def plan(self, b, xs, outs):
+        y = xs[-1].shape
+        operands = [*(self.reached(b, x, y, self.fill) for x in xs[:-2]), *xs[-2:]]
+        return [self.returned(b, operands, outs[0], y)]
+
+
+@dataclass(frozen=True)
+class PoolPick(_Form):
+    """(x, y, z): z where x has the first largest value of each window; `PoolSlope` transposed."""
+
+    @property
+    def label(self) -> str:
+        return "max_pool_pick"
+
+    def passes(self, i: int) -> str:
+        return "alone" if i == 2 else "no"
+
+    def infer(self, *xs: Tensor) -> tuple[Spec, ...]:
+        return (Spec(xs[1].shape, xs[2].dtype),)
+
+    def vjp(self, xs, ys, gs):
+        x, y, _ = xs
+        slope = PoolSlope(self.kind, self.along, x.shape)
+        return None, None, apply(slope, x, y, gs[0])[0]
+
+    def plan(self, b, xs, outs):
+        x, y, z = xs
+        x, z = self.reached(b, x, y.shape, self.fill), self.reached(b, z, y.shape)
+        return b.local(self, [x, y, z], outs)
 
 
 def max_pool(
@@ -96,6 +135,7 @@ def max_pool(
 ) -> Tensor:
     """The largest value of each window; of equal ones the first has the gradient.
 
+    The first in the order of x's dims. A window that holds nothing above -inf may have no gradient.
     Along divided dims processors send their neighbours the rows that windows reach over.
 
     Args:
@@ -151,24 +191,14 @@ def mean_pool(
         >>> ml.mean_pool(x, {"n": 2}, padding="same").numpy()
         array([2., 2.], dtype=float32)
     """
-    from meshlang.ops.create import constant
-
-    x = as_tensor(x)
-    spans = _spans("mean_pool", x, windows, strides, padding)
-    y = _pooled("sum", x, spans)
-    for dim, lies in spans.items():
-        counts = _inside(lies)
-        if (counts == counts[0]).all():
-            y = y * (1.0 / float(counts[0]))
-        else:
-            y = y * constant(1.0 / counts, Shape((y.shape[dim],)), y.dtype)
-    return y
+    return _pooled("mean", as_tensor(x), _spans("mean_pool", x, windows, strides, padding))
 
 
 def _pooled(kind: str, x: Tensor, spans: Mapping[str, Span]) -> Tensor:
-    """The last dim first: then ties go to the first index in the order of the dims."""
-    for dim, lies in reversed(list(spans.items())):
-        x = apply(Pool(kind, dim, lies), x)[0]
+    """The last dims first: then ties go to the first index in the order of the dims."""
+    along = tuple((d.name, spans[d.name]) for d in x.shape if d.name in spans)
+    for end in range(len(along), 0, -_AT_ONCE):
+        x = apply(Pool(kind, along[max(end - _AT_ONCE, 0) : end]), x)[0]
     return x
 
 
@@ -189,7 +219,7 @@ def _spans(
         dim = x.shape[name]
         stride = size if strides is None else per_dim(strides, dim, size)
         lies = span(op, dim, size, stride, 1, per_dim(padding, dim, "valid"))
-        if _inside(lies).min() < 1:
+        if inside(lies).min() < 1:
             raise DimError(
                 message(
                     f"{op}: a window along {dim!r} lies outside of it.",
@@ -201,7 +231,7 @@ def _spans(
     return found
 
 
-def _inside(lies: Span) -> np.ndarray:
+def inside(lies: Span) -> np.ndarray:
     """How many indices of each window lie inside of the dim."""
     first = np.arange(lies.new) * lies.stride - lies.before
     return np.minimum(first + lies.window, lies.old) - np.maximum(first, 0)

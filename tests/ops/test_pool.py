@@ -31,6 +31,21 @@ def images(kind: str, size: Any, strides: Any, padding: str) -> Callable[[np.nda
     return lambda x: fn(tf.constant(x), size, strides, padding.upper()).numpy()
 
 
+def slope_of_max(x: ml.Tensor, g: ml.Tensor) -> ml.Tensor:
+    """What a gradient `g` of largest values is to x."""
+    return ml.gradients([ml.max_pool(x, {"n": 2})], [x], [g])[0]
+
+
+AROUND = {"width": (1, 1), "height": (1, 0)}
+
+
+def padded_means(x: np.ndarray) -> np.ndarray:
+    """Of windows 2 high and 3 wide with `AROUND` outside, of [height, c, width]."""
+    padded = np.pad(x, ((1, 0), (0, 0), (1, 1)), constant_values=np.nan)
+    windows = [padded[i : i + 8, :, j : j + 16] for i in range(2) for j in range(3)]
+    return np.nanmean(windows, axis=0)
+
+
 IMAGE = "batch:8 height:16 width:16 c:8"
 BOX = {"height": 3, "width": 2}
 CASES = (
@@ -69,6 +84,33 @@ CASES = (
         lambda x: ml.mean_pool(x, {"n": 3}, strides=1, padding=(2, 0)),
         lambda x: np.stack([x[max(i - 2, 0) : i + 1].mean(0) for i in range(16)]),
         x="n:16 d:8",
+    ),
+    case(
+        "along three dims apart",
+        lambda x: ml.max_pool(x, {"c": 2, "batch": 1, "width": 3}, strides={"width": 1}),
+        lambda x: np.maximum.reduce([x[:, :, k : k + 14, j::2] for j, k in np.ndindex(2, 3)]),
+        x=IMAGE,
+    ),
+    case(
+        "mean with padding of a box",
+        lambda x: ml.mean_pool(x, {"width": 3, "height": 2}, strides=1, padding=AROUND),
+        padded_means,
+        x="height:8 c:8 width:16",
+    ),
+    case(
+        "where the largest ones are",
+        lambda x, g, z: ml.gradients([slope_of_max(x, g)], [g], [z])[0],
+        lambda x, g, z: np.take_along_axis(
+            z.reshape(8, 2, 8), x.reshape(8, 2, 8).argmax(1)[:, None], 1
+        )[:, 0],
+        x="n:16 d:8",
+        g="n:8 d:8",
+        z="n:16 d:8",
+    ),
+    case(
+        "second order max of a box",
+        twice(lambda x: ml.max_pool(x, {"n": 3, "m": 2}, strides={"n": 2, "m": 2}, padding="same")),
+        x="n:16 m:8",
     ),
     case(
         "second order max",
