@@ -41,6 +41,8 @@ def _layer(
 ) -> tf.Tensor:
     """By slices where all processors have runs of the same sizes, else by looking rows up."""
     forms = {tuple((run.operand, run.size, run.step) for run in runs) for runs in layer}
+    if len(layer) == 1 and _goes_round(layer[0], blocks[0].shape[op.at]):
+        return tf.roll(blocks[0], -layer[0][0].start, op.at)  # half the time of slices joined
     if len(forms) == 1:
         parts = []
         for i, run in enumerate(layer[0]):
@@ -65,6 +67,14 @@ def _layer(
     ]
     rows = tf.concat([*blocks, tf.fill(_with(block, op.at, 1), fill)], op.at)
     return tf.gather(rows, _mine(np.stack(table), here, op.axes), axis=op.at)
+
+
+def _goes_round(runs: Sequence[Run], size: int) -> bool:
+    """Whether this is the first operand, begun elsewhere."""
+    if len(runs) != 2 or any(run.operand or run.step < 0 for run in runs):
+        return False
+    first, second = runs
+    return second.start == 0 and second.size == first.start and first.start + first.size == size
 
 
 def _mine(table: Sequence[object] | np.ndarray, here: Here, axes: tuple[str, ...]) -> object:

@@ -64,8 +64,7 @@ class Softmax(Op):
         return (Spec(xs[0].shape, xs[0].dtype),)
 
     def vjp(self, xs, ys, gs):
-        weighted = gs[0] * ys[0]
-        return (weighted - ys[0] * sum_dims(weighted, self.dims),)
+        return ((gs[0] - sum_dims(gs[0] * ys[0], self.dims)) * ys[0],)
 
     def plan(self, b, xs, outs):
         if not axes_of(b, self.dims):
