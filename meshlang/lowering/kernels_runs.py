@@ -41,7 +41,7 @@ def _layer(
 ) -> tf.Tensor:
     """By slices where all processors have runs of the same sizes, else by looking rows up."""
     forms = {tuple((run.operand, run.size, run.step) for run in runs) for runs in layer}
-    if len(layer) == 1 and _goes_round(layer[0], blocks[0].shape[op.at]):
+    if len(layer) == 1 and blocks and _goes_round(layer[0], blocks[0].shape[op.at]):
         return tf.roll(blocks[0], -layer[0][0].start, op.at)  # half the time of slices joined
     if len(forms) == 1:
         parts = []
