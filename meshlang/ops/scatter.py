@@ -198,6 +198,7 @@ def segment_sum(values: Any, segments: Any, *, into: str | Dim, batch: str = "")
         >>> ml.segment_sum(x, of, into="document:3").numpy()
         array([3., 0., 4.], dtype=float32)
     """
+    values, segments = _checked_segments("segment_sum", "numbers", values, segments)
     return scatter_add(values, segments, into=into, batch=batch)
 
 
@@ -220,8 +221,7 @@ def segment_mean(values: Any, segments: Any, *, into: str | Dim, batch: str = ""
         >>> ml.segment_mean(x, of, into="document:3").numpy()
         array([1.5, 0. , 4. ], dtype=float32)
     """
-    values, segments = as_tensor(values), as_tensor(segments)
-    check_kind("segment_mean", values, "floats")
+    values, segments = _checked_segments("segment_mean", "floats", values, segments)
     ones = full(segments.shape, 1, "high" if values.dtype in NARROW else values.dtype)
     total = scatter_add(cast(values, ones.dtype), segments, into=into, batch=batch)
     counts = scatter_add(ones, segments, into=into, batch=batch)
@@ -247,10 +247,16 @@ def segment_max(values: Any, segments: Any, *, into: str | Dim, batch: str = "")
         >>> ml.segment_max(x, of, into="document:3").numpy()
         array([  2., -inf,   4.], dtype=float32)
     """
-    values, segments = as_tensor(values), as_tensor(segments)
-    check_kind("segment_max", values, "numbers")
+    values, segments = _checked_segments("segment_max", "numbers", values, segments)
     (new,) = Shape.parse(into if isinstance(into, str) else (into,))
     rest = [d for d in values.shape if d not in segments.shape]
     shape = Shape((*segments.shape.pick(batch), new, *rest))
     least = -np.inf if values.dtype in FLOATS else np.iinfo(values.dtype).min
     return scatter_max(full(shape, least, values.dtype), values, segments, dim=new.label)
+
+
+def _checked_segments(op: str, kind: str, values: Any, segments: Any) -> tuple[Tensor, Tensor]:
+    values, segments = as_tensor(values), as_tensor(segments)
+    check_kind(op, values, kind)
+    check_index(op, (), (segments,))
+    return values, segments
