@@ -40,6 +40,7 @@ class Builder:
         self.counter = counter
         self.steps: list[Step] = []
         self.scope = ""
+        self.late: tuple[bool, ...] = ()
         self.op = ""
         self._moved: dict[tuple[PlanValue, Shape, Placement, bool], PlanValue] = {}
         self._narrowed: dict[tuple[PlanValue, str], PlanValue] = {}
@@ -64,14 +65,17 @@ class Builder:
         return tuple(self.axes(d) for d in shape)
 
     @contextmanager
-    def at(self, scope: str, op: Op) -> Iterator[None]:
-        """Steps made inside stand under this scope, and are made for this op."""
-        before = self.scope, self.op
-        self.scope, self.op = scope, op.label
+    def at(self, scope: str, op: Op, late: Sequence[bool] = ()) -> Iterator[None]:
+        """Steps made inside stand under this scope, and are made for this op.
+
+        `late` says which of its results may stay pending.
+        """
+        before = self.scope, self.op, self.late
+        self.scope, self.op, self.late = scope, op.label, tuple(late)
         try:
             yield
         finally:
-            self.scope, self.op = before
+            self.scope, self.op, self.late = before
 
     def whole_only(self, op: Op, dim: Dim) -> None:
         """Refuse a dim that this op can only walk when it is whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshlang.layout.builder import Builder
+from meshlang.layout.payment import is_zero
 from meshlang.layout.planner import emit, leaving
 from meshlang.layout.values import Branch, Branches, Decision, Loop, PlanValue
 from meshlang.ops import branches
@@ -73,27 +74,52 @@ def _decision(builder: Builder, test: Predicate) -> Decision:
 def plan_cond(
     builder: Builder, op: Cond, xs: list[PlanValue], outs: Sequence[Spec]
 ) -> list[PlanValue]:
-    """The steps of both branches."""
-    first, second = (_branch(builder, branch) for branch in op.branches)
-    made = [
-        builder.counter.value(spec.shape, spec.dtype, builder.placement(spec.shape))
-        for spec in outs
-    ]
-    step = Branches(op, tuple(xs), tuple(made), (first, second), builder.scope)
-    builder.steps.append(step)
-    return made
+    """The steps of both branches, whose results are pending alike."""
+    late = builder.late
+    inner, made = zip(*(_branch(builder, branch, late) for branch in op.branches), strict=True)
+    outputs = []
+    for i, spec in enumerate(outs):
+        if late[i]:
+            zeros = [is_zero(branch.outs[i]) for branch in op.branches]
+            spec, pending = _made_alike(inner, made, i, zeros, spec)
+        else:
+            pending = ()
+        placement = builder.placement(spec.shape)
+        outputs.append(builder.counter.value(spec.shape, spec.dtype, placement, pending))
+    builder.steps.append(Branches(op, tuple(xs), tuple(outputs), made, builder.scope))
+    return outputs
 
 
-def _branch(builder: Builder, branch: branches.Branch) -> Branch:
+def _made_alike(
+    inner: Sequence[Builder], made: Sequence[Branch], i: int, zeros: Sequence[bool], spec: Spec
+) -> tuple[Spec, tuple[str, ...]]:
+    """Result i, pending in both branches or paid in both; a zero is a part of any sum."""
+    ends = [branch.outs[i] for branch in made]
+    pending = ends[0].pending or ends[1].pending
+    if any(set(v.pending) != set(pending) and not z for v, z in zip(ends, zeros, strict=True)):
+        pending = ()
+        ends = [b.paid(v, spec.dtype) for b, v in zip(inner, ends, strict=True)]
+    dtype = next((v.dtype for v in ends if v.pending), spec.dtype)
+    for builder, branch, value in zip(inner, made, ends, strict=True):
+        branch.outs[i] = builder.cast(value, dtype)
+    return Spec(spec.shape, dtype), pending
+
+
+def _branch(
+    builder: Builder, branch: branches.Branch, late: Sequence[bool]
+) -> tuple[Builder, Branch]:
     inner = Builder(builder.tables, builder.precision, builder.counter)
     env = _begin(builder, branch.fixed)
     begin = dict(env)
-    emit(inner, branch.program.nodes, env, branch.outs)
-    return Branch(
+    paid = [y for y, stays in zip(branch.outs, late, strict=True) if not stays]
+    unpaid = [y for y, stays in zip(branch.outs, late, strict=True) if stays]
+    emit(inner, branch.program.nodes, env, paid, unpaid=unpaid)
+    found = Branch(
         steps=inner.steps,
         fixed=[begin[t] for t in branch.fixed],
         outs=[env[t] for t in branch.outs],
     )
+    return inner, found
 
 
 def _begin(builder: Builder, tensors: Sequence[Tensor]) -> dict[Tensor, PlanValue]:

@@ -16,6 +16,7 @@ from math import inf, prod
 from meshlang.layout.layout import Tables
 from meshlang.layout.values import BYTES
 from meshlang.ops.create import Constant
+from meshlang.ops.rearrange import Expand
 from meshlang.program import NARROW, Node
 from meshlang.tensor import Tensor
 
@@ -147,7 +148,7 @@ def passing(tables: Tables, node: Node, pendings: Sequence[Axes]) -> Axes | None
         equal = all(set(pendings[i]) == set(axes) for i in brought)
         others = (x for i, x in enumerate(node.inputs) if i not in brought)
         rest = (x for x in others if _passes(node, node.inputs.index(x)) == "together")
-        return axes if equal and all(map(_is_zero, rest)) else None
+        return axes if equal and all(map(is_zero, rest)) else None
     return None
 
 
@@ -155,9 +156,11 @@ def _passes(node: Node, i: int) -> str:
     return node.op.passes(i)
 
 
-def _is_zero(x: Tensor) -> bool:
+def is_zero(x: Tensor) -> bool:
     """A zero is a part of any sum: ``where(mask, pending, 0)``."""
     op = x.node.op if x.node else None
+    if isinstance(op, Expand) and x.node:
+        return is_zero(x.node.inputs[0])
     return isinstance(op, Constant) and op.array.ndim == 0 and not op.array
 
 

@@ -9,7 +9,7 @@ from meshlang.dims import Dim, Shape
 from meshlang.errors import LayoutError, MeshlangError, message
 from meshlang.layout.builder import Builder
 from meshlang.layout.layout import Tables
-from meshlang.layout.payment import Axes, Payments, passing
+from meshlang.layout.payment import Axes, Payments, is_zero, passing
 from meshlang.layout.values import PlanValue
 from meshlang.ops.blockwise import LocalMap
 from meshlang.ops.branches import Cond
@@ -52,15 +52,15 @@ def emit(
     made = _made_pending(builder.tables)
     payments = Payments(nodes, builder.tables, made, results, sums, trips, unpaid)
     for node in nodes:
-        with builder.at(node.scope, node.op):
+        late = [payments.late.get(y, False) for y in node.outputs]
+        with builder.at(node.scope, node.op, late):
             xs, outs = _operands(builder, node, env)
             try:
                 values = node.op.plan(builder, xs, outs)
             except MeshlangError as error:
                 raise _located(error, node) from None
-            for y, value in zip(node.outputs, values, strict=True):
-                late = payments.late.get(y, False) and value.pending
-                env[y] = value if late else builder.paid(value, y.dtype)
+            for y, value, stays in zip(node.outputs, values, late, strict=True):
+                env[y] = value if stays and value.pending else builder.paid(value, y.dtype)
 
 
 def _operands(
@@ -87,12 +87,27 @@ def _made_pending(tables: Tables) -> Any:
         if isinstance(node.op, Scan):
             return _loop_pending(node.op.body, tables)
         if isinstance(node.op, Cond):
-            return [() for _ in node.outputs]
+            return _cond_pending(node.op, tables)
         first = node.op.creates_pending(tables.axes, node.inputs)
         each = isinstance(node.op, LocalMap)
         return [first, *(first if each else () for _ in node.outputs[1:])]
 
     return made
+
+
+def _cond_pending(op: Cond, tables: Tables) -> list[Axes]:
+    """What both branches can leave pending alike: a loop around them then pays it once."""
+    found = []
+    for branch in op.branches:
+        nodes = live_nodes(branch.program.nodes, branch.outs)
+        inner = Payments(nodes, tables, _made_pending(tables), (), unpaid=branch.outs)
+        found.append([inner.pending(y) for y in branch.outs])
+    first, second = op.branches
+    alike = []
+    for x, y, one, other in zip(first.outs, second.outs, *found, strict=True):
+        fits = set(one) == set(other) or is_zero(y if one else x)
+        alike.append((one or other) if fits else ())
+    return alike
 
 
 def _loop_pending(body: Body, tables: Tables) -> list[Axes]:
