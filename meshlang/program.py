@@ -190,6 +190,8 @@ class Program:
     region: object | None = None
     #: what `meshlang.check` counted, and what to say of it
     checks: list[tuple[Tensor, Callable[[int], str]]] = field(default_factory=list)
+    #: what `meshlang.summary` was given, by its name with the scope
+    summaries: dict[str, Tensor] = field(default_factory=dict)
     random_ids: int = 0
 
     @property

@@ -31,6 +31,7 @@ class Plan:
         variables: the block of each variable, as it is kept.
         results: the blocks of the results, nested as the traced function returned them.
         checks: what `meshlang.check` counts on each processor, and the error for a count.
+        summaries: what `meshlang.summary` hands out, by name.
     """
 
     program: Program
@@ -40,6 +41,7 @@ class Plan:
     variables: dict[str, PlanValue]
     results: Any = field(repr=False)
     checks: list[tuple[PlanValue, Callable[[int], str]]] = field(default_factory=list, repr=False)
+    summaries: dict[str, PlanValue] = field(default_factory=dict, repr=False)
 
     @property
     def mesh(self) -> Mesh:
@@ -112,9 +114,10 @@ def plan(
             tensor.shape, tensor.dtype, builder.placement(tensor.shape)
         )
     flags = [flag for flag, _ in program.checks]
-    emit(builder, program.nodes, env, program.outputs, unpaid=flags)
+    outputs = [*program.outputs, *program.summaries.values()]
+    emit(builder, program.nodes, env, outputs, unpaid=flags)
     results = rebuild(program.results, lambda t: env[t])
-    needed = drop_unused(builder.steps, [env[t] for t in (*program.outputs, *flags)])
+    needed = drop_unused(builder.steps, [env[t] for t in (*outputs, *flags)])
     steps = bucket(hoist_casts(needed, counter))
     variables = {}
     for name, variable in program.variables.items():
@@ -122,7 +125,8 @@ def plan(
         placement = builder.placement(variable.shape)
         variables[name] = counter.value(variable.shape, variable.dtype, placement)
     checks = [(env[flag], text) for flag, text in program.checks]
-    return Plan(program, tables, steps, inputs, variables, results, checks)
+    summaries = {name: env[x] for name, x in program.summaries.items()}
+    return Plan(program, tables, steps, inputs, variables, results, checks, summaries)
 
 
 def _names(programs: Iterable[Program]) -> set[str]:

@@ -16,7 +16,7 @@ from meshlang.ops.create import (
     zeros,
     zeros_like,
 )
-from meshlang.ops.debug import check, print
+from meshlang.ops.debug import check, print, summary
 from meshlang.ops.draws import (
     dropout,
     random_bernoulli,
@@ -324,6 +324,7 @@ __all__ = [
     "stop_gradient",
     "subtract",
     "sum",
+    "summary",
     "tan",
     "tanh",
     "top_k",

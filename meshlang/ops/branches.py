@@ -9,6 +9,7 @@ from typing import Any
 from meshlang.dims import Shape
 from meshlang.errors import DimError, DtypeError, message
 from meshlang.ops.create import Constant, zeros
+from meshlang.ops.debug import refuse_summaries
 from meshlang.ops.rearrange import Expand, arrange
 from meshlang.program import Node, Op, Program, Spec, as_tensor, tracing, within
 from meshlang.structure import leaves, named_leaves, rebuild
@@ -117,6 +118,7 @@ def _traced(program: Program, fn: Callable[[], Any]) -> tuple[Branch, Any]:
     branch = Branch(_begun(program))
     with within(branch.program):
         result = rebuild(fn(), lambda y: branch.program.own(as_tensor(y)))
+    refuse_summaries("cond", branch.program)
     branch.outs = list(leaves(result))
     return branch, result
 

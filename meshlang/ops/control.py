@@ -12,6 +12,7 @@ from meshlang.errors import ArrayError, DimError, ProgramError, message
 from meshlang.notation import dim_words
 from meshlang.ops.branches import check_predicate
 from meshlang.ops.create import constant
+from meshlang.ops.debug import add_summary, refuse_summaries
 from meshlang.ops.loops import Predicate, begin, emit, inside, same, stacked_like, walked_dim
 from meshlang.ops.state import StackUp, Unstack
 from meshlang.program import Program, as_tensor, tracing, within
@@ -212,6 +213,8 @@ def while_loop(
     if tester.checks:
         fix = "check in the body, or after the loop"
         raise ProgramError(message("while_loop: a check in the predicate's function.", fix=fix))
+    for part in (tester, body.program):
+        refuse_summaries("while_loop", part)
     outputs = iter(emit(program, body, given, []))
     return rebuild(carry, lambda _: next(outputs))
 
@@ -290,15 +293,19 @@ def _written_out(
     trips, first_random = program.trips, program.root.random_ids
     first: Any = None
     columns: list[list[Tensor]] = []
+    around, summaries = program.summaries, []
     for index in range(dim.size):
         program.unrolls.append(Unroll(dim.plain(), index, held))
         program.trips = (*trips, program.own(constant(index, "", "int32")))
         program.root.random_ids = first_random
+        program.summaries = {}
         try:
             after, y = fn(carry, rebuild(xs, lambda x, i=index: pieces[x][i]))
         finally:
             program.unrolls.pop()
             program.trips = trips
+            summaries.append(program.summaries)
+            program.summaries = around
         carries = iter(same(program, _CARRY, carry, after))
         carry = rebuild(carry, lambda _, carries=carries: next(carries))
         first = rebuild(y, lambda t: program.own(as_tensor(t))) if index == 0 else first
@@ -307,4 +314,7 @@ def _written_out(
         program.add(StackUp(stacked_like(dim, column[0].shape)), *column)[0]
         for column in zip(*columns, strict=True)
     )
+    for name, x in summaries[0].items():
+        stack = StackUp(stacked_like(dim, x.shape))
+        add_summary(program, name, program.add(stack, *(trip[name] for trip in summaries))[0])
     return carry, rebuild(first, lambda _: next(stacks))

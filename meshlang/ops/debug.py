@@ -1,4 +1,4 @@
-"""Looking at values while a program runs: `print` and `check`."""
+"""Looking at values while a program runs: `print`, `check` and `summary`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meshlang.dims import Shape
 from meshlang.dtypes import check_kind
 from meshlang.errors import ProgramError
 from meshlang.errors import message as error_text
-from meshlang.program import FLOATS, Op, Spec, apply, as_tensor, tracing
+from meshlang.program import FLOATS, Op, Program, Spec, apply, as_tensor, tracing
 from meshlang.tensor import Tensor
 
 
@@ -150,3 +150,53 @@ def _said(
         return error_text(f"{headline}{': ' + more if more else '.'}", [tensor, ("count", count)])
 
     return text
+
+
+def summary(x: Any, name: str) -> Tensor:
+    """Hand a value out of the program, without returning it through all functions around.
+
+    After each call ``executable.summaries`` has it by its name, the scope in front. In a `scan` or
+    `accumulate` it is a stack, with the dim that is walked in front. A training run logs scalars
+    and the mean of anything else. Nothing moves for it, but a pending sum is paid.
+
+    Args:
+        x: what to hand out, whether anything uses the result or not.
+        name: of the summary.
+
+    Dims:
+        x        [dims...]
+        returns  the same
+
+    Raises:
+        ProgramError: nothing is being traced, the name is taken, or it stands in a `cond` or a
+            `while_loop`, which may never come to it.
+
+    Example:
+        >>> import meshlang as ml
+        >>> def fn(x):
+        ...     return ml.summary(ml.sum(x), "total") * 2.0
+        >>> run = ml.lower(ml.plan(ml.trace(fn, x=ml.spec("d:2"))))
+        >>> float(run(x=[1.0, 2.0])), {name: float(v) for name, v in run.summaries.items()}
+        (6.0, {'total': 3.0})
+    """
+    program = tracing("ml.summary")
+    x = program.own(as_tensor(x))
+    add_summary(program, "/".join([*program.root.scopes, name]), x)
+    return x
+
+
+def add_summary(program: Program, name: str, x: Tensor) -> None:
+    """Have a tensor of a program handed out."""
+    if name in program.summaries:
+        rows = [("name", name), ("first", program.summaries[name].shape), ("then", x.shape)]
+        fix = "another name, or ml.scope around one of them"
+        raise ProgramError(error_text("summary: the name is taken.", rows, fix))
+    program.summaries[name] = x
+
+
+def refuse_summaries(op: str, program: Program) -> None:
+    """Refuse summaries where a run may not come."""
+    if program.summaries:
+        rows = [("summaries", " ".join(program.summaries))]
+        fix = f"return the value and summarize it after the {op}"
+        raise ProgramError(error_text(f"{op}: a summary stands inside.", rows, fix))

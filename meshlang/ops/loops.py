@@ -7,6 +7,7 @@ from typing import Any
 
 from meshlang.dims import Dim, Shape, is_kept, split_label
 from meshlang.errors import DimError, message
+from meshlang.ops.debug import add_summary
 from meshlang.ops.elementwise import AddN, add_n, cast
 from meshlang.ops.rearrange import Arrange, arrange
 from meshlang.ops.state import Keep
@@ -172,6 +173,10 @@ def emit(
     xs = [_in_front(x, d) for x, d in zip(xs, body.xs_dims, strict=True)]
     unkept = [unkept_of(body.program, s) for s in body.sums]
     body.sums = [s for s, _ in unkept]
+    summaries = list(body.program.summaries.items())
+    own = len(carry) + len(body.ys)
+    body.ys += [x for _, x in summaries]
+    body.ys_dims += [stacked_like(body.dim, x.shape) for _, x in summaries]
     checks = list(body.program.checks)
     body.sums += [flag for flag, _ in checks]
     fixed, body.fixed = captured(program, body.program)
@@ -181,7 +186,10 @@ def emit(
     body.counted = count is not None
     op = (WhileLoop if body.test else Scan)(body)
     made = list(program.add(op, *carry, *xs, *fixed, *([] if count is None else [count])))
-    m = len(body.carry) + len(body.ys)
+    for (name, _), stack in zip(summaries, made[own:], strict=False):
+        add_summary(program, name, stack)
+    del made[own : own + len(summaries)]
+    m = own
     for i, (_, ops) in enumerate(unkept):
         for op in ops:
             (made[m + i],) = program.add(op, made[m + i])

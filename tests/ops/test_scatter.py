@@ -256,10 +256,9 @@ def test_the_mean_of_integers():
     assert text.startswith("segment_mean takes floats.")
 
 
-@pytest.mark.parametrize("name", ["segment_sum", "segment_mean", "segment_max"])
-def test_segments_that_are_no_integers(name: str):
-    fn = getattr(ml, name)
+@pytest.mark.parametrize("fn", [ml.segment_sum, ml.segment_mean, ml.segment_max])
+def test_segments_that_are_no_integers(fn: Callable[..., ml.Tensor]):
     text = trace_error(ml.DtypeError, lambda x: fn(x, x, into="n:8"), x="q:16")
     assert text == (
-        f"{name}: an index is int32.\n  index 0  [q:16] float64\n  fix: ml.cast(index, 'int32')"
+        f"{fn.__name__}: an index is int32.\n  index 0  [q:16] float64\n  fix: ml.cast(index, 'int32')"
     )
