@@ -10,7 +10,7 @@ PYTEST_FLAGS ?= -q --timeout=900 --numprocesses=auto --maxprocesses=4 --dist=loa
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help train test test-slow bench bench-ops lint lint-check lint-format lint-types update-golden clean
+.PHONY: help train test test-slow bench bench-ops bench-scaling bench-collectives lint lint-check lint-format lint-types update-golden clean
 
 help:
 	@echo 'make train      install, then train the example on this machine (make train TRAIN_FLAGS=...)'
@@ -19,6 +19,8 @@ help:
 	@echo 'make lint       style, format and types, as continuous integration checks them'
 	@echo 'make bench      print the table of docs/performance.md for this machine'
 	@echo 'make bench-ops  print what each op costs on one device beside plain TensorFlow'
+	@echo 'make bench-scaling  print the table of 1 to 64 processors with the same work for each'
+	@echo 'make bench-collectives  print what each collective is made of in TensorFlow'
 	@echo 'make update-golden  rewrite tests/golden/ from what the code does now; review the diff'
 	@echo 'make clean      remove .venv and what builds left behind; runs/ stays'
 
@@ -36,6 +38,12 @@ bench: $(VENV)/.installed-test
 
 bench-ops: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ops
+
+bench-scaling: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.weak_scaling
+
+bench-collectives: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.collectives
 
 lint: lint-check lint-format lint-types
 

@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "gin"
 
 TENSORFLOW = ">=2.21,<2.22"
-PLOT = ["matplotlib>=3.9"]
+PLOT = ["matplotlib>=3.9", "tensorboard>=2.20"]
 EXAMPLES = ["scikit-learn>=1.5"]
+SAFETENSORS = ["safetensors>=0.8"]
 
 
 def version() -> str:
@@ -73,7 +74,7 @@ setup(
     ],
     # Listed by hand: left to itself, find_packages would install `tests` and `benchmarks` too.
     packages=find_packages(include=["meshlang*", "models*", "launch*"]),
-    package_data={"meshlang": ["py.typed"]},
+    package_data={"meshlang": ["py.typed"], "launch.cluster": ["*.sh", "*.yaml", "*.md"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11,<3.14",
     install_requires=[
@@ -91,9 +92,11 @@ setup(
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "plot": PLOT,
         "examples": EXAMPLES,
+        "safetensors": SAFETENSORS,
         "test": [
             *PLOT,
             *EXAMPLES,
+            *SAFETENSORS,
             "hypothesis>=6.100",
             "pyright[nodejs]==1.1.414",  # exact, as ruff: what passed once passes in a year
             "pytest>=8.2",
@@ -107,6 +110,8 @@ setup(
         "console_scripts": [
             "meshlang-train = launch.train:main",
             "meshlang-plan = launch.plan:main",
+            "meshlang-report = launch.report:main",
+            "meshlang-export = launch.export:main",
         ]
     },
 )

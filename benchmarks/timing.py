@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
@@ -75,6 +75,7 @@ class Measurement:
             process; importing is not counted.
         python: CPU seconds that the main thread spent in tracing, one for each process.
         peaks: Bytes of memory that a process held at most.
+        facts: What the contestant says of itself, of its last process.
     """
 
     name: str
@@ -82,9 +83,14 @@ class Measurement:
     first_steps: list[float] = field(default_factory=list)
     python: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
+    facts: dict[str, float] = field(default_factory=dict)
 
 
-def serve(trace: Callable[[], T], fill: Callable[[T], Callable[[], object]]) -> None:
+def serve(
+    trace: Callable[[], T],
+    fill: Callable[[T], Callable[[], object]],
+    facts: Callable[[], Mapping[str, float]] = dict,
+) -> None:
     """Makes this process a contestant: prepares, takes a first step, then steps as told.
 
     Returns when the process that measures closes its pipe. What else is printed to standard output
@@ -94,6 +100,7 @@ def serve(trace: Callable[[], T], fill: Callable[[T], Callable[[], object]]) -> 
         trace: Does in Python what is done once for a program, whatever its variables hold.
         fill: Gives what `trace` returned its variables, and returns a function that takes one step
             and returns when the step is done.
+        facts: What else is to be told, asked after the first step.
     """
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -102,7 +109,8 @@ def serve(trace: Callable[[], T], fill: Callable[[T], Callable[[], object]]) -> 
         python = time.thread_time() - start_thread
         step = fill(traced)
         step()
-        _send(answers, python=python, first_step=time.perf_counter() - start)
+        first_step = time.perf_counter() - start
+        _send(answers, python=python, first_step=first_step, **facts())
         for line in sys.stdin:
             start = time.perf_counter()
             for _ in range(int(line)):
@@ -155,8 +163,9 @@ def measure(
             for contestant, measured in zip(contestants, found, strict=True):
                 process = stack.enter_context(_started(contestant, timeout))
                 answer = process.answer()
-                measured.first_steps.append(answer["first_step"])
-                measured.python.append(answer["python"])
+                measured.first_steps.append(answer.pop("first_step"))
+                measured.python.append(answer.pop("python"))
+                measured.facts = answer
                 running.append(process)
             for turn in range(rounds):
                 pairs = list(zip(running, found, strict=True))

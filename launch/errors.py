@@ -1,4 +1,4 @@
-"""The one error for what is wrong in flags, gin files and the modules that they name."""
+"""Errors of what people run: in flags, gin files and modules; and a run that goes nowhere."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,10 @@ from meshlang.errors import MeshlangError
 
 class ConfigError(MeshlangError):
     """The flags, the gin files or the user's modules cannot be used as they are."""
+
+
+class NotFiniteError(MeshlangError):
+    """Too many steps in a row were skipped, since a loss or a gradient was not finite."""
 
 
 def all_of(problems: Sequence[str], where: str) -> ConfigError:

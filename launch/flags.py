@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,7 +19,9 @@ from absl import flags as absl_flags
 
 from launch import versions
 from launch.errors import ConfigError, all_of
-from meshlang.errors import MeshlangError, did_you_mean, message
+from launch.paths import problem_of
+from meshlang.errors import MeshlangError, PeerError, did_you_mean, message
+from meshlang.tf_config import Timeouts
 
 # The flags that bind a gin macro, which gin files then use as %MESH, %LAYOUT, ...
 MACROS = {
@@ -31,18 +33,38 @@ MACROS = {
     "model_dir": "MODEL_DIR",
 }
 
-DONE, USERS_ERROR, INTERNAL_ERROR = 0, 1, 70
+#: the step that ``--profile`` means: the first builds, the second is the first with warm caches
+PROFILED = 3
+
+DONE, USERS_ERROR, INTERNAL_ERROR, RETRY = 0, 1, 70, 75
+
+# The flags of times, each NAME_timeout, and what they are about.
+_TIMEOUTS = {
+    "register": "until all processes must have started",
+    "heartbeat": "without a sign of life, until a process counts as gone",
+    "shutdown": "for all processes to end, once one has",
+    "agree": "for all processes to say what they run, and to trace it",
+    "hang": "without the end of a step, until the process gives up",
+}
 
 _GIN_HELP = {"gin.NAME=VALUE": "the same as --gin_param=NAME=VALUE"}
+_DRY_RUN = "say what each process would do, and do nothing"
 _GIN_FLAG = re.compile(r"--?gin\.(?P<binding>.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What to compute on; `count` is None for as many as the mesh needs."""
+    """What to compute on.
+
+    Attributes:
+        kind: of the devices.
+        count: in each process; None for as many as the mesh needs.
+        timeouts: how long processes wait for each other.
+    """
 
     kind: Literal["cpu", "gpu", "auto"] = "cpu"
     count: int | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,11 @@ class Options:
         slots: The layout table of gradients and optimizer slots.
         devices: What to compute on.
         hosts: Machines that the mesh spans, for the bytes of a plan.
+        restore_step: The step whose checkpoint training goes on from, and no other.
+        profile: Which of the steps that this process does is profiled, from 1.
+        processes: How many to start on this machine; 1 starts none besides this one.
+        max_restarts: How often to start again when a process is lost.
+        dry_run: Say what each process would do, and do nothing.
     """
 
     gin_files: tuple[str, ...] = ()
@@ -75,6 +102,11 @@ class Options:
     model_dir: str | None = None
     devices: Devices = Devices()
     hosts: int = 1
+    restore_step: int | None = None
+    profile: int | None = None
+    processes: int = 1
+    max_restarts: int = 0
+    dry_run: bool = False
 
 
 def parse(argv: Sequence[str], *, for_plan: bool = False) -> Options:
@@ -110,8 +142,13 @@ def parse(argv: Sequence[str], *, for_plan: bool = False) -> Options:
         slots=given["slots"],
         steps=_count("steps", given["steps"], problems),
         model_dir=_model_dir(given["model_dir"], problems),
-        devices=_devices(given["devices"], problems),
+        devices=replace(_devices(given["devices"], problems), timeouts=_timeouts(given, problems)),
         hosts=_count("hosts", given.get("hosts"), problems) or 1,
+        restore_step=_count("restore_step", given.get("restore_step"), problems),
+        profile=_count("profile", given.get("profile"), problems),
+        processes=_count("processes", given.get("processes"), problems) or 1,
+        max_restarts=_count("max_restarts", given.get("max_restarts"), problems, least=0) or 0,
+        dry_run=bool(given.get("dry_run")),
     )
     if problems:
         raise all_of(problems, "the flags")
@@ -134,7 +171,8 @@ def main(
         for_plan: As for `parse`; a plan also needs no TensorFlow.
 
     Returns:
-        The exit code: 0 done, 1 the user's mistake, 70 a fault of meshlang's.
+        The exit code: 0 done, 1 the user's mistake, 70 a fault of meshlang's, 75 another process
+        was lost.
     """
     argv = sys.argv[1:] if argv is None else argv
     if {"--help", "-help", "-h"} & set(argv):
@@ -150,6 +188,7 @@ def main(
 def help_text(*, for_plan: bool = False) -> str:
     """What ``--help`` prints."""
     about = _repeatable(for_plan) | _single(for_plan) | _GIN_HELP
+    about |= {} if for_plan else {"dry_run": _DRY_RUN}
     width = max(len(name) for name in about)
     lines = [f"  --{name:<{width}}  {about[name]}" for name in sorted(about)]
     return "\n".join(
@@ -160,7 +199,8 @@ def help_text(*, for_plan: bool = False) -> str:
             "",
             "A VALUE that is no gin value but a bare word, such as data:2, is a string.",
             f"Exit codes: {DONE} done, {USERS_ERROR} a mistake in flags, gin or data, "
-            f"{INTERNAL_ERROR} a fault of meshlang's.",
+            f"{INTERNAL_ERROR} a fault of meshlang's,",
+            f"{RETRY} stopped or another process lost: the same command goes on.",
         ]
     )
 
@@ -186,7 +226,7 @@ class _Outcome:
     ) -> bool:
         if isinstance(error, MeshlangError | versions.VersionError):
             print(f"{kind.__name__ if kind else ''}: {error}", file=sys.stderr)
-            self.code = USERS_ERROR
+            self.code = RETRY if isinstance(error, PeerError) else USERS_ERROR
             return True
         if isinstance(error, Exception):
             traceback.print_exception(kind, error, trace)
@@ -226,6 +266,14 @@ def _single(for_plan: bool) -> dict[str, str]:
     }
     if for_plan:
         single["hosts"] = "machines that the mesh spans, to split bytes into inside and between"
+    else:
+        single["restore_step"] = "go on from the checkpoint of this step; the newest if not given"
+        single["profile"] = (
+            f"profile the step of this number; alone, step {PROFILED} from the start"
+        )
+        single["processes"] = "processes to start on this machine, which share the mesh"
+        single["max_restarts"] = "starts after the first when a process is lost; 0 if not given"
+        single |= {f"{name}_timeout": f"seconds {about}" for name, about in _TIMEOUTS.items()}
     return single
 
 
@@ -237,6 +285,8 @@ def _definitions(for_plan: bool) -> absl_flags.FlagValues:
         absl_flags.DEFINE_multi_string(name, [], text, flag_values=values)
     for name, text in _single(for_plan).items():
         absl_flags.DEFINE_string(name, None, text, flag_values=values)
+    if not for_plan:
+        absl_flags.DEFINE_bool("dry_run", False, _DRY_RUN, flag_values=values)
     return values
 
 
@@ -245,7 +295,9 @@ def _with_gin_params(argv: Sequence[str], problems: list[str]) -> list[str]:
     rewritten = []
     for argument in argv:
         match = _GIN_FLAG.match(argument)
-        if match is None:
+        if argument == "--profile":
+            rewritten.append(f"--profile={PROFILED}")
+        elif match is None:
             rewritten.append(argument)
         elif "=" in argument:
             rewritten.append(f"--gin_param={match['binding']}")
@@ -293,14 +345,36 @@ def _layouts(given: Sequence[str], for_plan: bool, problems: list[str]) -> tuple
     return tuple(given)
 
 
-def _count(flag: str, text: str | None, problems: list[str]) -> int | None:
+def _count(flag: str, text: str | None, problems: list[str], least: int = 1) -> int | None:
     """The value of a flag that counts something."""
     if text is None:
         return None
-    if re.fullmatch("[1-9][0-9]*", text):
+    if re.fullmatch("0|[1-9][0-9]*", text) and int(text) >= least:
         return int(text)
-    problems.append(message(f"--{flag} is a whole number from 1 on.", [("given", repr(text))]))
+    headline = f"--{flag} is a whole number from {least} on."
+    problems.append(message(headline, [("given", repr(text))]))
     return None
+
+
+def _seconds(flag: str, given: Mapping[str, Any], problems: list[str]) -> float | None:
+    """The value of a flag that is a time."""
+    text = given.get(flag)
+    if text is None:
+        return None
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) and float(text) > 0:
+        return float(text)
+    problems.append(message(f"--{flag} is a number of seconds.", [("given", repr(text))]))
+    return None
+
+
+def _timeouts(given: Mapping[str, Any], problems: list[str]) -> Timeouts:
+    """How long processes wait for each other."""
+    found = {}
+    for name in _TIMEOUTS:
+        seconds = _seconds(f"{name}_timeout", given, problems)
+        if seconds is not None:
+            found[name] = seconds
+    return replace(Timeouts(), **found)
 
 
 def _devices(text: str | None, problems: list[str]) -> Devices:
@@ -318,8 +392,10 @@ def _devices(text: str | None, problems: list[str]) -> Devices:
 def _model_dir(text: str | None, problems: list[str]) -> str | None:
     if text is None:
         return None
-    if not text.strip() or "\0" in text:
-        problems.append(message("--model_dir names no directory.", [("given", repr(text))]))
+    if wrong := problem_of(text):
+        problems.append(
+            message("--model_dir names no directory.", [("given", repr(text[:80])), ("but", wrong)])
+        )
         return None
     return _at_home(text)
 

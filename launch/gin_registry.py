@@ -23,12 +23,12 @@ def _classes() -> dict[str, tuple[type, ...]]:
     """By the module name under which gin knows them."""
     import meshlang as ml
     from launch.data.text import PydocText
-    from launch.run import Run, Sampling
+    from launch.run import Initial, Run, Sampling
     from models import layers, moe
     from models.transformer import Transformer
 
     return {
-        "launch": (Run, Sampling, PydocText),
+        "launch": (Initial, Run, Sampling, PydocText),
         "models": (
             Transformer,
             layers.Attention,

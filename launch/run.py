@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from typing import Any, Protocol
 
 import meshlang as ml
 from launch.data.topics import Corpus
 from launch.errors import ConfigError
+from launch.paths import problem_of
 from meshlang.errors import message
 from models.decode.sample import next_logits
 from models.protocol import TrainableModel
@@ -45,6 +47,34 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Initial:
+    """Weights that a run begins with, made by another; it does not matter once it has checkpoints.
+
+    Attributes:
+        path: a checkpoint's directory, or a safetensors file.
+        only: a regular expression: variables whose names match it whole are read.
+        names: from regular expressions of variables' names to those in the checkpoint.
+        cast: read floats of another dtype too.
+    """
+
+    path: str
+    only: str = ".*"
+    names: Mapping[str, str] = field(default_factory=dict)
+    cast: bool = False
+
+    def load(self, executable: ml.Executable) -> None:
+        """Give the variables their values. The step and the seed stay as they are."""
+        from meshlang.lowering import interchange
+
+        how = {"only": self.only, "names": self.names, "cast": self.cast}
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            interchange.load(executable, path, **how)
+        else:
+            executable.restore(path, **how)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A run, as gin builds it.
 
@@ -61,7 +91,15 @@ class Run:
         clip_norm: gradients are scaled down to this global norm; 0 leaves them.
         seed: of initial values, dropout, and the order of the data.
         eval_every, save_every, log_every: steps between evaluations, checkpoints, log lines.
-        keep: how many checkpoints stay.
+        keep: how many of the newest checkpoints stay; besides them those whose step `keep_every`
+            divides (0: none), and with `keep_best` the one with the fewest bits per byte.
+        max_failed_saves: so many checkpoints in a row may not be written before the run ends.
+        max_not_finite: so many steps in a row are skipped, for a loss or gradient that is not
+            finite, before the run ends.
+        histogram_every: steps between histograms of all variables in TensorBoard; 0 writes none.
+        peak_flops: FLOP/s that one processor can do at best, for the utilisation in the log; 0
+            leaves it out.
+        initial: weights of another run to begin with; None begins with random ones.
         sampling: what is written at the end.
     """
 
@@ -84,13 +122,26 @@ class Run:
     save_every: int = 200
     log_every: int = 10
     keep: int = 2
+    keep_every: int = 0
+    keep_best: bool = False
+    max_failed_saves: int = 3
+    max_not_finite: int = 10
+    histogram_every: int = 0
+    peak_flops: float = 0.0
+    initial: Initial | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
+        ml.Mesh.parse(self.mesh)
+        for table in (self.layout, self.params, self.slots):
+            ml.Layout.parse(table)
         problems = []
-        for name in ("steps", "batch", "length", "microbatches", "eval_every", "save_every"):
+        counts = ("steps", "batch", "length", "microbatches", "eval_every", "save_every")
+        for name in (*counts, "max_failed_saves", "max_not_finite"):
             if getattr(self, name) < 1:
                 problems.append((name, getattr(self, name)))
+        if wrong := problem_of(self.model_dir):
+            problems.append(("model_dir", wrong))
         if self.keep < 2:
             problems.append(("keep", f"{self.keep}: the newest may be the damaged one, keep 2"))
         if self.batch % max(1, self.microbatches):
@@ -121,6 +172,19 @@ class Run:
         inputs["place"] = ml.spec(f"batch:{rows}", "int32")
         return ml.trace(self._next_logits, precision=self.precision, **inputs)
 
+    def check_vocabulary(self, tokens: int) -> None:
+        """Refuse a model with fewer tokens than the data has: what it lacks would count as zeros.
+
+        Raises:
+            ConfigError: it has fewer.
+        """
+        (logits,) = self.sample_program(self.sample_rows()).outputs
+        size = logits.shape["vocab"].size
+        if size < tokens:
+            rows = [("vocab", size), ("tokens of the data", tokens)]
+            fix = f"give the model a vocab of {tokens} or more"
+            raise ConfigError(message("the model has fewer tokens than the data.", rows, fix))
+
     def plan(self, program: Program, *beside: Program) -> ml.Plan:
         """Where everything of a program lies in this run."""
         tables = {"params": self.params, "slots": self.slots}
@@ -130,7 +194,7 @@ class Run:
         """Rows for the samples: enough, and divisible as the layout divides a batch."""
         mesh, layout = ml.Mesh.parse(self.mesh), ml.Layout.parse(self.layout)
         ways = mesh.ways(layout["batch"])
-        return ways * ceil(self.sampling.count / ways)
+        return ways * max(1, ceil(self.sampling.count / ways))
 
     # -- what is traced -----------------------------------------------------------------------
 

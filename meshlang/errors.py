@@ -48,6 +48,10 @@ class CheckError(MeshlangError):
     """What `meshlang.check` was told to look for was there when the program ran."""
 
 
+class ClusterError(MeshlangError):
+    """The processes of a run are not described as they are, or do not agree on what they run."""
+
+
 class PeerError(MeshlangError):
     """Another process of the run did not come, or is gone; the run can be started again."""
 

@@ -189,7 +189,7 @@ def backprop(
     Returns:
         Those of the targets that anything depends on.
     """
-    targets = set(targets)
+    targets = dict.fromkeys(targets)  # in order: processes trace the same program each for itself
     live, reached = _depending(nodes, targets)
     cotangents = {t: list(gs) for t, gs in seeds.items()}
     again = Again(nodes)
@@ -214,7 +214,7 @@ def backprop(
     return {t: _total(cotangents[t]) for t in targets if t in cotangents}
 
 
-def _depending(nodes: Sequence[Node], targets: set[Tensor]) -> tuple[set[Node], set[Tensor]]:
+def _depending(nodes: Sequence[Node], targets: Iterable[Tensor]) -> tuple[set[Node], set[Tensor]]:
     """What depends on the targets: ops, and tensors, the targets among them."""
     reached, live = set(targets), set()
     for node in nodes:

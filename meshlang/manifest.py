@@ -15,12 +15,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from meshlang import faults
 from meshlang.errors import CheckpointError, message
 
 #: the newest form that this version reads, and the one it writes
@@ -34,6 +35,22 @@ _log = logging.getLogger(__name__)
 
 class NewerFormatError(CheckpointError):
     """A checkpoint was written by a newer version of meshlang: it is good, for others."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint was never completed, or is not what it was when it was.
+
+    Attributes:
+        problems: names of files, and what is wrong with each.
+    """
+
+    def __init__(self, text: str, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(text)
+        self.problems = list(problems)
+
+    def line(self) -> str:
+        """All problems in one line, for a log."""
+        return "; ".join(f"{name}: {what}" for name, what in self.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,15 @@ class File:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one place wrote: a name, which the merged bundle no longer has, and its data file."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a checkpoint holds.
@@ -78,6 +104,7 @@ class Manifest:
         tensors: the variables, whole, by name.
         files: those that hold the tensors, by name.
         extra: what the writer added, anything that JSON can hold.
+        versions: of Python and TensorFlow, which wrote it.
         format: of this manifest.
     """
 
@@ -91,6 +118,7 @@ class Manifest:
     tensors: Mapping[str, Entry]
     files: Mapping[str, File]
     extra: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -101,8 +129,9 @@ def read(path: str | os.PathLike[str]) -> Manifest:
         path: the checkpoint's directory.
 
     Raises:
-        CheckpointError: there is none, it was never completed, its manifest does not parse, or
-            files are missing or of other sizes.
+        CheckpointError: there is none.
+        DamagedError: it was never completed, its manifest does not parse, or files are missing or
+            of other sizes.
         NewerFormatError: a newer version wrote it.
     """
     path = Path(path)
@@ -110,7 +139,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
         what = "a file, not a directory" if path.exists() else "nothing there"
         raise CheckpointError(message("there is no checkpoint.", [("path", path), ("found", what)]))
     if not (path / COMMITTED).is_file():
-        raise _unusable("the checkpoint was never completed", path, [("missing", COMMITTED)])
+        raise _unusable("the checkpoint was never completed", path, [(COMMITTED, "missing")])
     found = _checked_manifest(path)
     problems = [(name, _size_problem(path / name, file)) for name, file in found.files.items()]
     if any(problem for _, problem in problems):
@@ -119,7 +148,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     return found
 
 
-def damage(path: Path, manifest: Manifest, reason: str) -> CheckpointError:
+def damage(path: Path, manifest: Manifest, reason: str) -> DamagedError:
     """The error for a checkpoint that could not be read, naming the files that have changed.
 
     Args:
@@ -130,18 +159,42 @@ def damage(path: Path, manifest: Manifest, reason: str) -> CheckpointError:
     rows = [
         (name, "its contents have changed: the sha256 differs")
         for name, file in manifest.files.items()
-        if _digest(path / name) != file.sha256
+        if not (path / name).is_file() or _digest(path / name) != file.sha256
     ]
     return _unusable("the checkpoint is damaged", path, rows or [("reason", reason)])
 
 
-def describe(directory: Path) -> dict[str, File]:
-    """Sizes and digests of the files in a directory, which are brought to the disk."""
+def describe_part(directory: Path, name: str) -> Part:
+    """What was written as a part of a bundle; it is brought to the disk."""
+    path = directory / f"{name}.data-00000-of-00001"
+    to_disk(path)
+    return Part(name, path.stat().st_size, _digest(path))
+
+
+def describe(directory: Path, parts: Sequence[Part] = ()) -> dict[str, File]:
+    """Sizes and digests of the files in a directory, which are brought to the disk.
+
+    Args:
+        directory: it has no files but those of the checkpoint.
+        parts: whose data files a bundle was merged of, in order: they are on the disk already.
+
+    Raises:
+        OSError: what a part is here is not what its writer says it is.
+    """
+    count, known = len(parts), {}
+    for i, part in enumerate(parts):
+        known[f"bundle.data-{i:05d}-of-{count:05d}"] = File(part.bytes, part.sha256)
     found = {}
     for path in sorted(directory.iterdir()):
-        _to_disk(path)
-        found[path.name] = File(path.stat().st_size, _digest(path))
-    return found
+        size = path.stat().st_size
+        if path.name not in known:
+            to_disk(path)
+            found[path.name] = File(size, _digest(path))
+        elif size != known[path.name].bytes:
+            raise OSError(f"{path.name} has {size} bytes, {known[path.name].bytes} were written")
+    if missing := known.keys() - {path.name for path in directory.iterdir()}:
+        raise OSError(f"{', '.join(sorted(missing))} cannot be seen from here")
+    return dict(sorted({**found, **known}.items()))
 
 
 def commit(manifest: Manifest, written: Path, path: Path) -> None:
@@ -151,22 +204,26 @@ def commit(manifest: Manifest, written: Path, path: Path) -> None:
     """
     text = json.dumps(asdict(manifest), indent=1, allow_nan=False).encode()
     (written / MANIFEST).write_bytes(text)
-    (written / COMMITTED).write_text(hashlib.sha256(text).hexdigest() + "\n")
+    faults.point("ckpt.after_manifest", manifest.step)
+    (written / COMMITTED).write_text(digest_of(text) + "\n")
     for place in (written / MANIFEST, written / COMMITTED, written):
-        _to_disk(place)
+        to_disk(place)
+    faults.point("ckpt.after_committed", manifest.step)
     if path.exists():
         stale = path.with_name(f"{path.name}.stale-{uuid4().hex}")
         _log.warning("%s was there before; it is now %s", path, stale.name)
         path.rename(stale)
+        faults.point("ckpt.after_stale", manifest.step)
     written.rename(path)
-    _to_disk(path.parent)
+    to_disk(path.parent)
+    faults.point("ckpt.after_rename", manifest.step)
 
 
 def _checked_manifest(path: Path) -> Manifest:
     """The manifest, if it is as it was committed."""
     try:
         text = (path / MANIFEST).read_bytes()
-        if hashlib.sha256(text).hexdigest() != (path / COMMITTED).read_text().strip():
+        if digest_of(text) != (path / COMMITTED).read_text().strip():
             raise ValueError("it has changed since it was committed")
         data = json.loads(text)
         version = int(data["format"])
@@ -200,6 +257,7 @@ def _manifest(data: dict[str, Any]) -> Manifest:
         tensors=tensors,
         files=files,
         extra=dict(data["extra"]),
+        versions={str(k): str(v) for k, v in dict(data.get("versions", {})).items()},
         format=int(data["format"]),
     )
 
@@ -211,8 +269,13 @@ def _size_problem(path: Path, file: File) -> str:
     return f"{size} bytes, {file.bytes} in the manifest" if size != file.bytes else ""
 
 
-def _unusable(what: str, path: Path, rows: list[tuple[str, str]]) -> CheckpointError:
-    return CheckpointError(message(f"{what}.", [("path", path), *rows], _OLDER))
+def _unusable(what: str, path: Path, rows: list[tuple[str, str]]) -> DamagedError:
+    return DamagedError(message(f"{what}.", [("path", path), *rows], _OLDER), rows)
+
+
+def digest_of(text: bytes) -> str:
+    """What ``COMMITTED`` holds for a manifest."""
+    return hashlib.sha256(text).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -220,7 +283,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or a directory's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -177,9 +177,16 @@ def test_tests_are_not_installed(installed: Installed):
     assert installed.python(source) == "None None"
 
 
-@pytest.mark.parametrize("command", ["meshlang-train", "meshlang-plan"])
-def test_console_scripts_explain_themselves(installed: Installed, command: str):
-    assert "--gin_file" in installed.run(command, "--help")
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("meshlang-train", "--gin_file"),
+        ("meshlang-plan", "--gin_file"),
+        ("meshlang-report", "--out"),
+    ],
+)
+def test_console_scripts_explain_themselves(installed: Installed, command: str, flag: str):
+    assert flag in installed.run(command, "--help")
 
 
 def test_configs_are_found_from_an_empty_folder(installed: Installed):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from launch.watch.curves import Curve, apart, finite, limits, smoothed
 from launch.watch.metrics import Record, series
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ _SOFT = "#7b8794"
 _GRID = "#e8ebee"
 _TRAIN = "#4a86c5"
 _HELDOUT = "#c8452f"
-_SMOOTHING = 0.02  # part of a run over which the bold curve of the training loss is averaged
 
 
 class CurvePlot:
@@ -64,10 +62,10 @@ class CurvePlot:
         if not self._can_draw:
             return None
         records = list(records)
-        steps, loss = _finite(*series(records, "train", "loss"))
+        steps, loss = finite(*series(records, "train", "loss"))
         figure = _curves(
             (steps, loss / math.log(2)),
-            _finite(*series(records, "heldout", "bits_per_byte")),
+            finite(*series(records, "heldout", "bits_per_byte")),
             self._baselines,
             self._title,
         )
@@ -79,9 +77,6 @@ class CurvePlot:
         return self.path
 
 
-Curve = tuple[np.ndarray, np.ndarray]
-
-
 def _curves(train: Curve, heldout: Curve, baselines: Mapping[str, float], title: str) -> "Figure":
     """The picture, both curves in bits per byte."""
     from matplotlib.figure import Figure
@@ -90,14 +85,14 @@ def _curves(train: Curve, heldout: Curve, baselines: Mapping[str, float], title:
     axes = figure.add_subplot()
     last = max([*train[0][-1:], *heldout[0][-1:], 1])
     axes.set_xlim(0, 1.01 * last)
-    axes.set_ylim(*_limits(train[1], heldout[1], list(baselines.values())))
+    axes.set_ylim(*limits(train[1], heldout[1], list(baselines.values())))
 
     labels: list[tuple[float, str, str]] = []  # height, text, colour
     for name, bits in baselines.items():
         axes.axhline(bits, color=_SOFT, linewidth=1.2, linestyle=(0, (5, 4)), zorder=2)
         labels.append((bits, f"{name}  {bits:.2f}", _SOFT))
     if len(train[0]):
-        smooth = _smoothed(train[1])
+        smooth = smoothed(train[1])
         axes.plot(*train, color=_TRAIN, linewidth=0.8, alpha=0.25, zorder=3)
         axes.plot(train[0], smooth, color=_TRAIN, linewidth=2, zorder=4)
         labels.append((float(smooth[-1]), f"train  {smooth[-1]:.2f}", _TRAIN))
@@ -137,7 +132,7 @@ def _dress(axes: "Axes", title: str) -> None:
 def _write_at_right(axes: "Axes", labels: list[tuple[float, str, str]]) -> None:
     """Name each line at its right end, moved apart where names would touch."""
     low, high = axes.get_ylim()
-    heights = _apart([bits for bits, _, _ in labels], gap=0.055 * (high - low), low=low, high=high)
+    heights = apart([bits for bits, _, _ in labels], gap=0.055 * (high - low), low=low, high=high)
     for (_, text, colour), height in zip(labels, heights, strict=True):
         axes.annotate(
             text,
@@ -149,61 +144,3 @@ def _write_at_right(axes: "Axes", labels: list[tuple[float, str, str]]) -> None:
             fontsize=10.5,
             va="center",
         )
-
-
-def _apart(heights: list[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Heights as near as can be to the given ones, in their order, `gap` apart, within bounds.
-
-    >>> _apart([2.0, 1.0, 1.0, 9.0], gap=0.5, low=0.0, high=4.0)
-    [2.0, 0.75, 1.25, 4.0]
-    """
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    clusters: list[list[float]] = []  # [mean height, members], the lowest first
-    for i in order:
-        clusters.append([min(max(heights[i], low), high), 1])
-        while len(clusters) > 1 and _reach(clusters[-2], gap, +1) > _reach(clusters[-1], gap, -1):
-            mean, members = clusters.pop()
-            below = clusters[-1]
-            below[0] = (below[0] * below[1] + mean * members) / (below[1] + members)
-            below[1] += members
-    placed = [
-        mean + gap * (place - (members - 1) / 2)
-        for mean, members in clusters
-        for place in range(int(members))
-    ]
-    return [placed[order.index(i)] for i in range(len(heights))]
-
-
-def _reach(cluster: list[float], gap: float, side: int) -> float:
-    """The upper (+1) or lower (-1) end of the room that a cluster takes."""
-    mean, members = cluster
-    return mean + side * gap * members / 2
-
-
-def _limits(train: np.ndarray, heldout: np.ndarray, baselines: list[float]) -> tuple[float, float]:
-    """Bounds that show where curves end, not how far they fell in their first steps."""
-    values = np.concatenate([train, heldout, baselines])
-    if len(values) == 0:
-        return 0.0, 8.0
-    ends = [*train[-1:], *heldout[-1:], *baselines]
-    top = min(max(values), 1.8 * max(ends))
-    margin = 0.06 * (top - min(values)) + 0.1
-    return float(min(values) - margin), float(top + margin)
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window around each point, cut off at the ends.
-
-    >>> _smoothed(np.array([1.0] * 100 + [3.0]))[[0, 98, 99, 100]]
-    array([1. , 1. , 1.66666667, 2. ])
-    """
-    places = np.arange(len(values))
-    reach = round(_SMOOTHING * len(values) / 2)
-    begins, ends = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[ends] - sums[begins]) / (ends - begins)
-
-
-def _finite(steps: np.ndarray, values: np.ndarray) -> Curve:
-    finite = np.isfinite(values)
-    return steps[finite], values[finite]

@@ -5,7 +5,7 @@ A *value* stands for one tensor's blocks on all processors and is opaque to the 
 device, `meshlang.lowering.simulated` runs all processors as one stack on one device.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from meshlang.layout.mesh import Mesh
+from meshlang.lowering.peers import Peers
+from meshlang.lowering.waiting import Meeting, States
 
 Axes = tuple[str, ...]
 Kind = Literal["sum", "max", "min"]
@@ -131,21 +133,50 @@ class Launched(Protocol):
 
 
 class Machine(Protocol):
-    """The places that hold values, and a way to run programs on them."""
+    """The places that hold values, and a way to run programs on them.
+
+    In a run of several processes each has a machine of its own, over the same mesh.
+
+    Attributes:
+        mesh: all processors.
+        places: the devices of this process.
+        processors: those that have their blocks there, in the order of the places.
+        peers: the processes that share the mesh.
+        meetings: of several processes, the collectives of their programs by number.
+    """
 
     mesh: Mesh
     places: tuple[Place, ...]
+    processors: tuple[int, ...]
+    peers: Peers
+    meetings: Mapping[int, Meeting]
 
     def spec(self, block: Block) -> tf.TensorSpec:
         """The form that a value has at each place."""
         ...
 
     def join(self, blocks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """From the blocks of this machine's processors, in order, to one array for each place."""
+        """From the blocks of `processors`, in order, to one array for each place."""
         ...
 
     def blocks(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """From one value's parts at the places to the blocks of this machine's processors."""
+        """From one value's parts at the places to the blocks of `processors`, in order."""
+        ...
+
+    def gather(self, name: str, values: Sequence[tf.Tensor]) -> list[np.ndarray]:
+        """The blocks of all processors of the mesh; all processes call it at the same time.
+
+        Args:
+            name: of what is gathered, for the error if some process does not.
+            values: one value's parts at this machine's places.
+
+        Raises:
+            PeerError: another process gathers something else, nothing, or is gone.
+        """
+        ...
+
+    def states(self) -> States:
+        """Of several processes, which collective each of `processors` is in; in any thread."""
         ...
 
     def launch(self, program: Program, arguments: Sequence[Block]) -> Launched:

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from meshlang.errors import ArrayError, message
 from meshlang.layout.mesh import Mesh
 from meshlang.layout.values import PlanValue
 from meshlang.lowering.backend import Machine
 from meshlang.lowering.simulated import SimulatedMachine, check_whole
 
 Index = tuple[slice, ...]
+
+
+def checked_array(what: str, array: Any, value: PlanValue) -> np.ndarray:
+    """An array of the shape and dtype that a plan's value has."""
+    array = np.asarray(array)
+    held = tf.as_dtype(value.dtype).as_numpy_dtype
+    fits = array.dtype == held or (
+        array.dtype.kind == np.dtype(held).kind and np.can_cast(array.dtype, held, "same_kind")
+    )
+    if value.dtype == "bfloat16" and array.dtype.kind == "f":
+        fits = True
+    if array.shape != value.shape.sizes or not fits:
+        raise ArrayError(
+            message(
+                f"{what} has the wrong {'dtype' if array.shape == value.shape.sizes else 'shape'}.",
+                [
+                    ("given", f"{list(array.shape)} {array.dtype}"),
+                    ("wanted", f"{list(value.shape.sizes)} {value.dtype}"),
+                    ("dims", value.shape),
+                ],
+            )
+        )
+    return array.astype(held, copy=False)
 
 
 def block_index(value: PlanValue, mesh: Mesh, processor: int) -> Index:
@@ -29,9 +53,21 @@ def block_index(value: PlanValue, mesh: Mesh, processor: int) -> Index:
     return tuple(index)
 
 
-def cut_blocks(array: np.ndarray, value: PlanValue, mesh: Mesh) -> list[np.ndarray]:
-    """The block of each processor, in order."""
-    return [array[block_index(value, mesh, p)] for p in range(mesh.size)]
+def cut_blocks(
+    array: np.ndarray, value: PlanValue, mesh: Mesh, processors: Sequence[int] | None = None
+) -> list[np.ndarray]:
+    """The block of each processor, in order; of some of them, or of all of the mesh."""
+    wanted = range(mesh.size) if processors is None else processors
+    return [array[block_index(value, mesh, p)] for p in wanted]
+
+
+def box(value: PlanValue, mesh: Mesh, processors: Sequence[int]) -> Index:
+    """The smallest part of the whole array that holds the blocks of some processors."""
+    blocks = [block_index(value, mesh, p) for p in processors]
+    return tuple(
+        slice(min(s.start for s in column), max(s.stop for s in column))
+        for column in zip(*blocks, strict=True)
+    )
 
 
 def is_run(value: PlanValue) -> bool:
@@ -51,15 +87,13 @@ def first_holder(value: PlanValue, mesh: Mesh, processor: int) -> bool:
     return holder(value, mesh, processor) == processor
 
 
-def spread(value: PlanValue, mesh: Mesh, blocks: Mapping[int, np.ndarray]) -> list[np.ndarray]:
-    """The block of each processor, from those of the first holders."""
-    return [blocks[holder(value, mesh, p)] for p in range(mesh.size)]
-
-
 def assemble(
     machine: Machine, value: PlanValue, parts: Sequence[tf.Tensor], name: str
 ) -> np.ndarray:
-    """The whole array. In a simulation, copies that must be equal are compared."""
+    """The whole array. In a simulation, copies that must be equal are compared.
+
+    Where this process does not have all blocks, all processes must ask for it at the same time.
+    """
     mesh = machine.mesh
     if isinstance(machine, SimulatedMachine):
         used = {a for axes in value.placement for a in axes}
@@ -67,9 +101,15 @@ def assemble(
         if spare:
             check_whole(parts[0].numpy(), mesh, spare, name)
     whole = np.empty(value.shape.sizes, tf.as_dtype(value.dtype).as_numpy_dtype)
-    for processor, block in enumerate(machine.blocks(parts)):
+    local = {holder(value, mesh, p): i for i, p in reversed([*enumerate(machine.processors)])}
+    if all(p in local for p in range(mesh.size) if first_holder(value, mesh, p)):
+        blocks = machine.blocks(parts)
+        found = {p: blocks[i].numpy() for p, i in local.items()}
+    else:
+        found = dict(enumerate(machine.gather(f"{name} {value}", parts)))
+    for processor, block in found.items():
         if first_holder(value, mesh, processor):
-            whole[block_index(value, mesh, processor)] = block.numpy()
+            whole[block_index(value, mesh, processor)] = block
     return whole
 
 
@@ -88,7 +128,10 @@ class Result:
         return self._value.shape.sizes
 
     def numpy(self) -> np.ndarray:
-        """The whole array, fetched once."""
+        """The whole array, fetched once.
+
+        Where its blocks lie on several processes, all of them must read it, in the same order.
+        """
         if self._array is None:
             self._array = assemble(self._machine, self._value, self._parts, "a result")
         return self._array

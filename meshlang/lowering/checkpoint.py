@@ -2,14 +2,29 @@
 
 The tensors are a bundle in TensorFlow's own format, with slices: `tf.train.load_checkpoint` opens
 the directory and shows whole tensors. Around them stands what `meshlang.manifest` describes.
+
+A checkpoint is written by these lines, each by the process that is named; a process may be killed
+between any two of them, and what has the checkpoint's name is all of it or nothing::
+
+    1  a directory PATH.tmp-<uuid> is made                                       chief
+    2  each process writes the blocks that are its to write, to the disk         all
+    3  they tell each other what they wrote, or why they could not               all
+    4  the parts are merged into one bundle, by renaming and one index           chief
+    5  manifest.json                                                             chief
+    6  COMMITTED; files and directory are brought to the disk                    chief
+    7  the directory is renamed to PATH: from here on the checkpoint is there    chief
+    8  all learn how it went                                                     all
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -17,27 +32,23 @@ from uuid import uuid4
 import tensorflow as tf
 
 import meshlang
-from meshlang import manifest
-from meshlang.errors import CheckpointError, message
+from meshlang import faults, manifest
+from meshlang.errors import CheckpointError, PeerError, message
 from meshlang.layout.layout import Tables
-from meshlang.layout.values import PlanValue
-from meshlang.lowering.blocks import Index, block_index
-from meshlang.manifest import Entry, Manifest
+from meshlang.lowering import slices
+from meshlang.lowering.fitting import Sources, sources
+from meshlang.manifest import DamagedError, Entry, Manifest, Part
 
 if TYPE_CHECKING:
     from meshlang.lowering.executable import Store
 
-_BUNDLE = "bundle"
-_HOST = "/CPU:0"
-
-#: dtypes whose slices TensorFlow refuses to read, and those that carry their bits
-_CARRIED_AS = {"float16": "int16", "uint32": "int32"}
-
 #: TensorFlow ends the process, without an exception, at a slice of a tensor with more
 _MOST_DIMS = 8
 
-# A name, a slice in TensorFlow's notation, and the block that is written there.
-Piece = tuple[str, str, tf.Tensor]
+#: seconds that processes wait for each other's parts
+_PATIENCE = 600.0
+
+_log = logging.getLogger(__name__)
 
 
 def save(
@@ -51,7 +62,8 @@ def save(
 
     A checkpoint that has this name already is moved to ``<path>.stale-<uuid>`` and stays there.
     float16 and uint32 tensors are written as int16 and int32 of the same bits: with
-    `tf.train.load_checkpoint`, view them (``array.view("float16")``).
+    `tf.train.load_checkpoint`, view them (``array.view("float16")``). In a run of several
+    processes all call it, and the path is the same directory for all of them.
 
     Args:
         store: the variables.
@@ -63,61 +75,196 @@ def save(
         CheckpointError: it cannot be written.
         VariableError: a variable has no value yet.
     """
-    path = Path(path)
-    noted = json.loads(json.dumps(dict(extra or {}), allow_nan=False))
-    store.check_ready()
-    tensors = _tensors(store)
-    _check_dims(tensors)
-    written = path.with_name(f"{path.name}.tmp-{uuid4().hex}")
-    try:
-        written.mkdir(parents=True)
-        _merge(_write_parts(store, written), written)
-        found = Manifest(
+    return Saving(store, path, tables=tables, extra=extra, copied=False).write()
+
+
+class Saving:
+    """A checkpoint to be written, of the variables as they are when it is made.
+
+    Args:
+        store: see `save`; so for `path`, `tables` and `extra`.
+        path: the directory to make.
+        tables: the mesh and the layout.
+        extra: noted in the manifest.
+        copied: copy the blocks that this process writes into the host's memory at once, so that
+            training may go on while `write` runs in another thread. Else no step may be taken
+            before `write` has returned.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: str | os.PathLike[str],
+        *,
+        tables: Tables,
+        extra: Mapping[str, Any] | None = None,
+        copied: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self.step = int(store.step)
+        store.check_ready()
+        tensors = _tensors(store)
+        _check_dims(tensors)
+        self._manifest = Manifest(
             meshlang=meshlang.__version__,
-            step=int(store.step),
+            step=self.step,
             seed=int(store.seed),
             mesh=str(tables.mesh),
             layout=str(tables.layout),
             params=str(tables.params),
             slots=str(tables.slots),
             tensors=tensors,
-            files=manifest.describe(written),
-            extra=noted,
+            files={},
+            extra=json.loads(json.dumps(dict(extra or {}), allow_nan=False)),
+            versions={"python": platform.python_version(), "tensorflow": tf.__version__},
         )
-        manifest.commit(found, written, path)
-    except (OSError, tf.errors.OpError) as error:
-        rows = [("path", path), ("reason", _reason(error))]
-        raise CheckpointError(message("the checkpoint could not be written.", rows)) from error
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
-    return found
+        self._peers = store.machine.peers
+        self._pieces = slices.pieces(store, copied=copied)
+
+    def write(self) -> Manifest:
+        """Write it; in any thread, once.
+
+        Raises:
+            CheckpointError: it cannot be written, on this process or another.
+        """
+        faults.point("ckpt.before", self.step)
+        written = self.path.with_name(f"{self.path.name}.tmp-{uuid4().hex}")
+        try:
+            written = written.with_name(self._make(written))
+            parts = self._write_parts(written)
+            return self._commit(written, parts)
+        except (OSError, tf.errors.OpError, PeerError) as error:
+            rows = [("path", self.path), ("reason", _reason(error))]
+            raise CheckpointError(message("the checkpoint could not be written.", rows)) from error
+        finally:
+            if self._chief:
+                shutil.rmtree(written, ignore_errors=True)
+
+    @property
+    def _chief(self) -> bool:
+        return self._peers.index == 0
+
+    def _make(self, written: Path) -> str:
+        """Line 1. The name that the chief chose."""
+        told: dict[str, str] = {"name": written.name, "error": ""}
+        if self._chief:
+            try:
+                written.mkdir(parents=True)
+            except OSError as error:
+                told["error"] = _reason(error)
+        heard = self._peers.broadcast("checkpoint directory", json.dumps(told), _PATIENCE)
+        told = json.loads(heard)
+        if told["error"]:
+            raise OSError(told["error"])
+        faults.point("ckpt.after_mkdir", self.step)
+        return told["name"]
+
+    def _write_parts(self, written: Path) -> list[Part]:
+        """Lines 2 and 3. The parts of all processes, in the order of their names."""
+        mine: dict[str, Any] = {"parts": [], "error": ""}
+        try:
+            parts = slices.write_parts(self._pieces, written, self.step)
+            mine["parts"] = [(part.name, part.bytes, part.sha256) for part in parts]
+        except (OSError, tf.errors.OpError) as error:
+            mine["error"] = _reason(error)
+        self._pieces = {}
+        faults.point("ckpt.after_write", self.step)
+        name = f"checkpoint parts {written.name}"
+        heard = [json.loads(h) for h in self._peers.gather(name, json.dumps(mine), _PATIENCE)]
+        for index, told in enumerate(heard):
+            if told["error"]:
+                raise OSError(f"{self._who(index)}{told['error']}")
+        faults.point("ckpt.after_parts", self.step)
+        return sorted((Part(*p) for told in heard for p in told["parts"]), key=lambda p: p.name)
+
+    def _commit(self, written: Path, parts: list[Part]) -> Manifest:
+        """Lines 4 to 8."""
+        problem = ""
+        if self._chief:
+            try:
+                slices.merge(parts, written)
+                faults.point("ckpt.after_merge", self.step)
+                files = manifest.describe(written, parts)
+                self._manifest = replace(self._manifest, files=files)
+                manifest.commit(self._manifest, written, self.path)
+            except (OSError, tf.errors.OpError) as error:
+                problem = _reason(error)
+        told = self._peers.broadcast(f"checkpoint result {written.name}", problem, _PATIENCE)
+        faults.point("ckpt.after_result", self.step)
+        if told:
+            raise OSError(told)
+        return self._manifest if self._chief else manifest.read(self.path)
+
+    def _who(self, index: int) -> str:
+        return f"process {index}: " if self._peers.count > 1 else ""
 
 
-def restore(store: Store, path: str | os.PathLike[str]) -> Manifest:
+def restore(
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    only: str = "",
+    names: Mapping[str, str] | None = None,
+    cast: bool = False,
+) -> Manifest:
     """Read the variables of a store, the step and the seed from a checkpoint.
 
     Each processor's block is read from the file, whatever the mesh and layout it was saved under;
     no processor's memory holds a whole tensor that it keeps divided. If reading fails half-way, the
-    store's variables have no value until they are restored or initialized.
+    store's variables have no value until they are restored or initialized. In a run of several
+    processes all call it; if it fails on one, it fails on all.
 
     Args:
         store: the variables; the checkpoint must hold these and no others.
         path: the directory of a checkpoint.
+        only: a regular expression. Variables whose names match it whole are read; others stay as
+            they are, and so do the step and the seed. The checkpoint may hold more.
+        names: from regular expressions of variables' names to the names of the checkpoint, which
+            may use groups: ``{r"encoder/(.*)": r"old/\\1"}``. The first that matches counts; what
+            none matches has its own name.
+        cast: read floats of another dtype too, rounded to the variable's; else they differ.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another model (all differences are listed).
+        CheckpointError: it is missing, damaged, or of another model (all differences are listed);
+            or a regular expression matches nothing.
     """
-    path = Path(path)
-    found = manifest.read(path)
-    _check_same_tensors(_tensors(store), found.tensors, path)
-    store.ready.difference_update(store.variables)
+    path, problem, found = Path(path), None, None
     try:
-        for name, (_, value) in store.variables.items():
-            store.write_parts(name, value, _read_parts(store, path, name, value))
-    except tf.errors.OpError as error:
-        raise manifest.damage(path, found, _reason(error)) from error
-    store.seed, store.step = found.seed, found.step
+        found = manifest.read(path)
+        wanted = sources(_tensors(store), found.tensors, path, only=only, names=names, cast=cast)
+        _read(store, path, found, wanted)
+        if not only:
+            store.seed, store.step = found.seed, found.step
+        left = [name for name in store.variables if name not in wanted]
+        _log.info("%d variables restored from %s; others: %s", len(wanted), path, left or "none")
+    except CheckpointError as error:
+        problem = error
+    _all_restored(store, path, problem)
+    assert found is not None
     return found
+
+
+def _read(store: Store, path: Path, found: Manifest, wanted: Sources) -> None:
+    store.ready.difference_update(wanted)
+    try:
+        for name, source in wanted.items():
+            value = store.find(name)
+            store.write_parts(name, value, slices.read_parts(store, path, name, value, source))
+    except tf.errors.OpError as error:
+        store.ready.difference_update(wanted)
+        raise manifest.damage(path, found, _reason(error)) from error
+
+
+def _all_restored(store: Store, path: Path, problem: CheckpointError | None) -> None:
+    """Fail on all processes if one failed."""
+    told = ["", ""] if problem is None else [str(problem), getattr(problem, "problems", [])]
+    heard = store.machine.peers.gather(f"restored {path.name}", json.dumps(told), _PATIENCE)
+    if problem is not None:
+        raise problem
+    for text, problems in map(json.loads, heard):
+        if text:
+            store.ready.difference_update(store.variables)
+            raise DamagedError(text, problems) if problems else CheckpointError(text)
 
 
 def _tensors(store: Store) -> dict[str, Entry]:
@@ -125,106 +272,6 @@ def _tensors(store: Store) -> dict[str, Entry]:
         name: Entry(value.shape.names, value.shape.sizes, value.dtype)
         for name, (_, value) in store.variables.items()
     }
-
-
-def _write_parts(store: Store, directory: Path) -> list[str]:
-    """One bundle for each place that has something to write; their prefixes.
-
-    A place's blocks go through the host's memory at once, those of several places do not.
-    """
-    pieces: dict[int, list[Piece]] = {}
-    for turn, (name, (_, value)) in enumerate(store.variables.items()):
-        for processor, piece in _pieces(store, turn, name, value):
-            pieces.setdefault(processor, []).append(piece)
-    prefixes = []
-    for place in store.machine.places:
-        mine = [piece for p in place.processors for piece in pieces.get(p, [])]
-        if mine:
-            prefixes.append(str(directory / f"part-{place.processors[0]:05d}"))
-            names, slices, blocks = (list(column) for column in zip(*mine, strict=True))
-            with tf.device(_HOST):
-                tf.raw_ops.SaveV2(
-                    prefix=prefixes[-1],
-                    tensor_names=names,
-                    shape_and_slices=slices,
-                    tensors=[_carried(block) for block in blocks],
-                )
-    return prefixes
-
-
-def _pieces(store: Store, turn: int, name: str, value: PlanValue) -> list[tuple[int, Piece]]:
-    """What each processor writes of a variable: of equal blocks one, by turns, as they all could.
-
-    Args:
-        store: the variables.
-        turn: the variable's number.
-        name: its name.
-        value: how it lies.
-    """
-    machine = store.machine
-    holders: dict[str, list[int]] = {}
-    for processor in range(machine.mesh.size):
-        index = block_index(value, machine.mesh, processor)
-        holders.setdefault(_slice(value.shape.sizes, index), []).append(processor)
-    blocks = machine.blocks(store.parts(name, value))
-    writers = [(spec, alike[turn % len(alike)]) for spec, alike in holders.items()]
-    return [(processor, (name, spec, blocks[processor])) for spec, processor in writers]
-
-
-def _merge(prefixes: Sequence[str], directory: Path) -> None:
-    """Make one bundle of the parts, and tell `tf.train.load_checkpoint` its name."""
-    if prefixes:
-        with tf.device(_HOST):
-            tf.raw_ops.MergeV2Checkpoints(
-                checkpoint_prefixes=prefixes,
-                destination_prefix=str(directory / _BUNDLE),
-                delete_old_dirs=False,
-            )
-    (directory / "checkpoint").write_text(f'model_checkpoint_path: "{_BUNDLE}"\n')
-
-
-def _read_parts(store: Store, path: Path, name: str, value: PlanValue) -> list[Any]:
-    """What each place holds of a variable; equal blocks are read once."""
-    machine = store.machine
-    slices = [
-        _slice(value.shape.sizes, block_index(value, machine.mesh, processor))
-        for processor in range(machine.mesh.size)
-    ]
-    distinct = list(dict.fromkeys(slices))
-    with tf.device(_HOST):
-        read = tf.raw_ops.RestoreV2(
-            prefix=str(path / _BUNDLE),
-            tensor_names=[name] * len(distinct),
-            shape_and_slices=distinct,
-            dtypes=[_CARRIED_AS.get(value.dtype, value.dtype)] * len(distinct),
-        )
-        blocks = {
-            spec: tf.bitcast(block, value.dtype) if value.dtype in _CARRIED_AS else block
-            for spec, block in zip(distinct, read, strict=True)
-        }
-    return machine.join([blocks[spec] for spec in slices])
-
-
-def _slice(sizes: Sequence[int], index: Index) -> str:
-    """A block in the notation of SaveV2: the whole shape, then start and length along each dim.
-
-    >>> _slice((8, 16), (slice(4, 8), slice(0, 16)))
-    '8 16 4,4:-'
-    >>> _slice((8, 16), (slice(0, 8), slice(0, 16)))
-    ''
-    """
-    parts = [
-        "-" if (part.start, part.stop) == (0, size) else f"{part.start},{part.stop - part.start}"
-        for size, part in zip(sizes, index, strict=True)
-    ]
-    if set(parts) <= {"-"}:
-        return ""
-    return f"{' '.join(map(str, sizes))} {':'.join(parts)}"
-
-
-def _carried(block: tf.Tensor) -> tf.Tensor:
-    carrier = _CARRIED_AS.get(block.dtype.name)
-    return tf.bitcast(block, carrier) if carrier else block
 
 
 def _reason(error: Any) -> str:
@@ -238,23 +285,3 @@ def _check_dims(tensors: Mapping[str, Entry]) -> None:
     if rows:
         headline = f"a checkpoint holds variables of at most {_MOST_DIMS} dims."
         raise CheckpointError(message(headline, rows, "merge dims of these variables"))
-
-
-def _check_same_tensors(ours: Mapping[str, Entry], theirs: Mapping[str, Entry], path: Path) -> None:
-    """Refuse a checkpoint of another model, listing all that differs."""
-    rows = [("missing", f"{n} {ours[n]}") for n in ours if n not in theirs]
-    rows += [("unexpected", f"{n} {theirs[n]}") for n in theirs if n not in ours]
-    rows += [
-        ("differing", f"{n} {theirs[n]} in the checkpoint, {ours[n]} in the program")
-        for n in ours
-        if n in theirs and not ours[n].fits(theirs[n])
-    ]
-    if rows:
-        tensors = f"{len(rows)} tensor{'s do' if len(rows) > 1 else ' does'}"
-        raise CheckpointError(
-            message(
-                f"the checkpoint is of another model: {tensors} not fit.",
-                [("path", path), *rows],
-                "restore into the program that wrote it, or start anew in another directory",
-            )
-        )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,15 +15,18 @@ from meshlang.errors import (
     ArrayError,
     CheckError,
     LayoutError,
+    MeshlangError,
     VariableError,
     did_you_mean,
     message,
 )
+from meshlang.layout.cost import Key
 from meshlang.layout.plan import Plan, plan
 from meshlang.layout.values import PlanValue
 from meshlang.lowering import runtime
 from meshlang.lowering.backend import Backend, Launched, Machine, Values
-from meshlang.lowering.blocks import Result, assemble, cut_blocks
+from meshlang.lowering.blocks import Result, assemble, box, checked_array, cut_blocks
+from meshlang.lowering.counting import Counter, Ran
 from meshlang.lowering.executor import Executor, block_of
 from meshlang.lowering.in_place import update_in_place
 from meshlang.lowering.initial import initial_blocks
@@ -35,6 +38,9 @@ from meshlang.program import Precision
 from meshlang.structure import leaves, rebuild
 from meshlang.tensor import Tensor
 from meshlang.variables import Variable
+
+if TYPE_CHECKING:
+    from meshlang.lowering.checkpoint import Saving
 
 _SEED = ((), tf.int64)
 _STEP = ((), tf.int32)
@@ -106,7 +112,8 @@ class Store:
         """Give a variable the value of an array."""
         value = self.find(name)
         array = checked_array(f"variable {name!r}", array, value)
-        joined = self.machine.join(cut_blocks(array, value, self.machine.mesh))
+        blocks = cut_blocks(array, value, self.machine.mesh, self.machine.processors)
+        joined = self.machine.join(blocks)
         self.write_parts(name, value, joined)
 
     def write_parts(self, name: str, value: PlanValue, parts: list[Any]) -> None:
@@ -142,7 +149,9 @@ class Executable:
     results that are fetched when they are read.
     """
 
-    def __init__(self, plan_: Plan, machine: Machine, store: Store) -> None:
+    def __init__(
+        self, plan_: Plan, machine: Machine, store: Store, *, counted: bool = False
+    ) -> None:
         self.plan = plan_
         self.store = store
         self._machine = machine
@@ -150,7 +159,13 @@ class Executable:
             store.add(plan_.program.variables[name], value)
         self._updates = plan_.program.updates_variables
         self._launched: Launched | None = None
+        self._seeds: dict[int, list[tf.Tensor]] = {}
+        #: what `meshlang.summary` handed out in the last call, by name
+        self.summaries: dict[str, Result] = {}
         self._called = False
+        self._counter = Counter(machine) if counted else None
+        # Each process must raise what a check finds on any: the flags are summed within the step.
+        self._paid = machine.peers.count > 1
 
     def initialize(self, seed: int = 0) -> None:
         """Give every variable its initial value, which depends on the seed and its name alone.
@@ -158,7 +173,7 @@ class Executable:
         The step becomes 0. Variables that only other executables of the store have keep theirs.
         """
         self.store.seed, self.store.step = seed, 0
-        for name, blocks in initial_blocks(self.plan, seed):
+        for name, blocks in initial_blocks(self.plan, seed, self._machine.processors):
             self.store.write_parts(name, self.store.find(name), self._machine.join(blocks))
 
     def __call__(self, **arrays: Any) -> Any:
@@ -179,13 +194,16 @@ class Executable:
         self._called = True
         if self._updates:
             self.store.step += 1
-        flat = list(leaves(self.plan.results))
+        flat = _handed_out(self.plan)
         if self.plan.checks:
             self._raise_what_failed([place[len(flat) :] for place in results])
-        made = iter(
+        made = [
             Result(self._machine, value, [place[i] for place in results])
             for i, value in enumerate(flat)
-        )
+        ]
+        count = len(flat) - len(self.plan.summaries)
+        self.summaries = dict(zip(self.plan.summaries, made[count:], strict=True))
+        made = iter(made[:count])
         return rebuild(self.plan.results, lambda _: next(made))
 
     def build(self) -> None:
@@ -202,6 +220,29 @@ class Executable:
         """
         if self._launched is None:
             self._launched = self._launch()
+            if self._counter:
+                self._counter.reset()
+
+    def ran(self) -> dict[Key, Ran]:
+        """What each processor has run, by (kind, axes), if this was lowered with `counted=True`.
+
+        Raises:
+            MeshlangError: nothing was counted.
+
+        Example:
+            >>> import meshlang as ml
+            >>> program = ml.trace(lambda x: ml.sum(x), x=ml.spec("d:4"))
+            >>> run = ml.lower(ml.plan(program, mesh="a:2", layout="d:a"), counted=True)
+            >>> float(run(x=[1.0, 2.0, 3.0, 4.0]))
+            10.0
+            >>> run.ran()
+            {('all_reduce', ('a',)): Ran(collectives=1, elements=1, bytes=4)}
+        """
+        if self._counter is None:
+            raise MeshlangError(
+                message("the collectives were not counted.", fix="ml.lower(plan, counted=True)")
+            )
+        return self._counter.counts()
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A variable as a NumPy array."""
@@ -219,11 +260,51 @@ class Executable:
 
         return checkpoint.save(self.store, path, tables=self.plan.tables, extra=extra)
 
-    def restore(self, path: str | os.PathLike[str]) -> Manifest:
-        """Read them back, saved under whatever mesh and layout; see `checkpoint.restore`."""
+    def begin_save(
+        self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None
+    ) -> Saving:
+        """Copy the variables as they are now, for a checkpoint that is written beside the steps.
+
+        Call `write` of what this returns, in a thread; see `checkpoint.Saving`.
+        """
         from meshlang.lowering import checkpoint
 
-        return checkpoint.restore(self.store, path)
+        return checkpoint.Saving(self.store, path, tables=self.plan.tables, extra=extra)
+
+    def restore(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        only: str = "",
+        names: Mapping[str, str] | None = None,
+        cast: bool = False,
+    ) -> Manifest:
+        """Read them back, saved under whatever mesh and layout; see `checkpoint.restore`.
+
+        Args:
+            path: the directory of a checkpoint.
+            only: a regular expression of the variables to read; all, if it is empty.
+            names: from regular expressions of variables' names to those in the checkpoint.
+            cast: read floats of another dtype too.
+        """
+        from meshlang.lowering import checkpoint
+
+        return checkpoint.restore(self.store, path, only=only, names=names, cast=cast)
+
+    def needed(self, name: str) -> tuple[slice, ...]:
+        """The part of an input that this process's processors hold: the rest is never looked at.
+
+        A process of several may load this part alone, into an array of the whole shape.
+
+        Example:
+            >>> import meshlang as ml
+            >>> run = ml.lower(ml.plan(ml.trace(ml.exp, x=ml.spec("d:4"))))
+            >>> run.needed("x")
+            (slice(0, 4, None),)
+        """
+        if name not in self.plan.inputs:
+            raise _no_input(name, self.plan.inputs)
+        return box(self.plan.inputs[name], self._machine.mesh, self._machine.processors)
 
     @property
     def step(self) -> int:
@@ -234,7 +315,9 @@ class Executable:
         blocks = [_SEED, _STEP, *(block_of(v) for v in self.plan.inputs.values())]
 
         def program(backend: Backend, values: Values) -> Values:
-            return _run_plan(self.plan, self.store, backend, values)
+            if self._counter:
+                backend = self._counter.counting(backend, lead=values[0].shape.rank or 0)
+            return _run_plan(self.plan, self.store, backend, values, self._paid)
 
         return self._machine.launch(program, blocks)
 
@@ -244,8 +327,8 @@ class Executable:
         for i, (value, text) in enumerate(self.plan.checks):
             blocks = self._machine.blocks([place[i] for place in found])
             others = [a for a in mesh.names if a not in value.pending]
-            count = 0
-            for processor, block in enumerate(blocks):
+            count = int(blocks[0]) if self._paid else 0
+            for processor, block in () if self._paid else enumerate(blocks):
                 at = mesh.coordinates(processor)
                 count += 0 if any(at[a] for a in others) else int(block)
             if count:
@@ -253,66 +336,62 @@ class Executable:
 
     def _arguments(self, given: list[list[np.ndarray]], seed: int, step: int) -> list[list[Any]]:
         """For each place: the seed, the step, and its part of each input."""
-        size = self._machine.mesh.size
-        scalars = [np.full(size, seed, np.int64), np.full(size, step, np.int32)]
-        joined = [self._machine.join(list(blocks)) for blocks in (*scalars, *given)]
+        if seed not in self._seeds:  # conversion takes as long as a small program runs
+            self._seeds = {seed: [tf.constant(x) for x in self._equal(np.int64(seed))]}
+        joined = [self._machine.join(list(blocks)) for blocks in given]
+        joined = [self._seeds[seed], self._equal(np.int32(step)), *joined]
         return [[part[i] for part in joined] for i in range(len(self._machine.places))]
+
+    def _equal(self, scalar: np.generic) -> list[Any]:
+        """A scalar that is the same on all processors, for each place."""
+        return self._machine.join([np.asarray(scalar)] * len(self._machine.processors))
 
     def _checked(self, arrays: Mapping[str, Any]) -> list[list[np.ndarray]]:
         """The blocks of each input, in the plan's order."""
         wanted = self.plan.inputs
         for name in arrays:
             if name not in wanted:
-                listed = f"the inputs are: {' '.join(wanted) or 'none'}"
-                raise ArrayError(
-                    message(f"no input named {name!r}.", fix=did_you_mean(name, wanted, listed))
-                )
+                raise _no_input(name, wanted)
         for name in wanted:
             if name not in arrays:
                 raise ArrayError(
                     message(f"input {name!r} is missing.", [("wanted", wanted[name].shape)])
                 )
-        mesh = self._machine.mesh
+        mesh, mine = self._machine.mesh, self._machine.processors
         return [
-            cut_blocks(checked_array(f"input {name!r}", arrays[name], v), v, mesh)
+            cut_blocks(checked_array(f"input {name!r}", arrays[name], v), v, mesh, mine)
             for name, v in wanted.items()
         ]
 
 
-def _run_plan(plan_: Plan, store: Store, backend: Backend, values: Values) -> Values:
+def _no_input(name: str, wanted: Iterable[str]) -> ArrayError:
+    listed = f"the inputs are: {' '.join(wanted) or 'none'}"
+    return ArrayError(message(f"no input named {name!r}.", fix=did_you_mean(name, wanted, listed)))
+
+
+def _handed_out(plan_: Plan) -> list[PlanValue]:
+    """The results of a call, then the summaries."""
+    return [*leaves(plan_.results), *plan_.summaries.values()]
+
+
+def _run_plan(
+    plan_: Plan, store: Store, backend: Backend, values: Values, pay_checks: bool
+) -> Values:
     """The body of a traced program: seed, step and inputs in, results out."""
     seed, step, *inputs = values
     env = dict(zip(plan_.inputs.values(), inputs, strict=True))
-    wanted = [*leaves(plan_.results), *(flag for flag, _ in plan_.checks)]
+    wanted = [*_handed_out(plan_), *(flag for flag, _ in plan_.checks)]
     steps = update_in_place(plan_.steps, wanted)
     Executor(backend, seed, step, store.key).run(steps, env, wanted)
+    if pay_checks:
+        for flag, _ in plan_.checks:
+            env[flag] = backend.all_reduce(env[flag], flag.pending, "sum")
     return [env[v] for v in wanted]
 
 
-def checked_array(what: str, array: Any, value: PlanValue) -> np.ndarray:
-    """An array of the shape and dtype that a plan's value has."""
-    array = np.asarray(array)
-    held = tf.as_dtype(value.dtype).as_numpy_dtype
-    fits = array.dtype == held or (
-        array.dtype.kind == np.dtype(held).kind and np.can_cast(array.dtype, held, "same_kind")
-    )
-    if value.dtype == "bfloat16" and array.dtype.kind == "f":
-        fits = True
-    if array.shape != value.shape.sizes or not fits:
-        raise ArrayError(
-            message(
-                f"{what} has the wrong {'dtype' if array.shape == value.shape.sizes else 'shape'}.",
-                [
-                    ("given", f"{list(array.shape)} {array.dtype}"),
-                    ("wanted", f"{list(value.shape.sizes)} {value.dtype}"),
-                    ("dims", value.shape),
-                ],
-            )
-        )
-    return array.astype(held, copy=False)
-
-
-def lower(plan_: Plan, *, backend: str = "spmd", store: Store | None = None) -> Executable:
+def lower(
+    plan_: Plan, *, backend: str = "spmd", store: Store | None = None, counted: bool = False
+) -> Executable:
     """Put a plan on devices.
 
     Args:
@@ -320,6 +399,7 @@ def lower(plan_: Plan, *, backend: str = "spmd", store: Store | None = None) -> 
         backend: "spmd", one program on each device with TensorFlow's collectives between them; or
             "simulated", any mesh on one device, the oracle.
         store: another executable's `store`, to share its variables.
+        counted: count collectives while it runs, for `Executable.ran`.
 
     Raises:
         MeshError: the mesh is larger than the devices.
@@ -336,7 +416,7 @@ def lower(plan_: Plan, *, backend: str = "spmd", store: Store | None = None) -> 
             message(f"no backend {backend!r}.", fix=f"use one of: {' '.join(_MACHINES)}")
         )
     machine = store.machine if store else _MACHINES[backend](plan_)
-    return Executable(plan_, machine, store or Store(machine))
+    return Executable(plan_, machine, store or Store(machine), counted=counted)
 
 
 def _spmd(plan_: Plan) -> Machine:

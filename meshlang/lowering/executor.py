@@ -28,7 +28,7 @@ from meshlang.lowering.kernels_updates import IN_PLACE
 from meshlang.ops.state import Assign, Stored
 
 Env = dict[PlanValue, Value]
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\\/>-]")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_./]")
 
 
 class Executor:
@@ -276,7 +276,7 @@ def _named(step: Step) -> AbstractContextManager[object]:
         return nullcontext()
     name = step.kind if isinstance(step, Collective) else type(step.op).__name__
     path = f"{step.scope}/.{name}/".lstrip("/")
-    return tf.name_scope(_NOT_IN_NAMES.sub("_", path))
+    return tf.name_scope(_NOT_IN_NAMES.sub("_", path).lstrip("_"))
 
 
 def _kind(step: Collective) -> Kind:

@@ -12,14 +12,16 @@ import tensorflow as tf
 from meshlang.initializers import Initializer, constant_init
 from meshlang.layout.plan import Plan, plan
 from meshlang.layout.values import Local, PlanValue
-from meshlang.lowering.blocks import cut_blocks, first_holder, is_run, spread
+from meshlang.lowering.blocks import cut_blocks, holder, is_run
 from meshlang.lowering.kernels import Here, run_kernel
 from meshlang.program import Program, within
 from meshlang.variables import Variable
 
 
-def initial_blocks(plan_: Plan, seed: int) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Each variable of a plan with the block of every processor; what several hold is drawn once.
+def initial_blocks(
+    plan_: Plan, seed: int, processors: Sequence[int]
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Each variable of a plan with the blocks of some processors; equal ones are drawn once.
 
     A block that is one run of the variable's elements is drawn alone, so that no machine need hold
     the whole of a large one. Others are cut from the whole, since drawing such a block would take
@@ -30,14 +32,14 @@ def initial_blocks(plan_: Plan, seed: int) -> Iterator[tuple[str, list[np.ndarra
         value, init = plan_.variables[name], _initializer(variable)
         if isinstance(init, Initializer) and init.kind == "constant":
             block = np.full(value.block, init.mean, tf.as_dtype(value.dtype).as_numpy_dtype)
-            yield name, [block] * plan_.mesh.size
+            yield name, [block] * len(processors)
         else:
             drawn.append(variable)
-    yield from _drawn(plan_, drawn, seed)
+    yield from _drawn(plan_, drawn, seed, processors)
 
 
 def _drawn(
-    plan_: Plan, variables: Sequence[Variable], seed: int
+    plan_: Plan, variables: Sequence[Variable], seed: int, processors: Sequence[int]
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     mesh, tables = plan_.mesh, plan_.tables
     program = _program_of_initial_values(plan_, variables)
@@ -54,9 +56,10 @@ def _drawn(
     def blocks(name: str) -> list[np.ndarray]:
         value = plan_.variables[name]
         if not is_run(value):
-            return cut_blocks(_drawn_by(whole, name, 0, seed), value, mesh)
-        holders = [p for p in range(mesh.size) if first_holder(value, mesh, p)]
-        return spread(value, mesh, {p: _drawn_by(divided, name, p, seed) for p in holders})
+            return cut_blocks(_drawn_by(whole, name, 0, seed), value, mesh, processors)
+        holders = [holder(value, mesh, p) for p in processors]
+        drawn = {p: _drawn_by(divided, name, p, seed) for p in dict.fromkeys(holders)}
+        return [drawn[p] for p in holders]
 
     # TensorFlow lets go of Python's lock while it draws, and a virtual CPU draws with one thread.
     names, workers = [v.name for v in variables], os.cpu_count() or 1

@@ -26,6 +26,8 @@ from meshlang.lowering.backend import (
     checked,
     reduce_members,
 )
+from meshlang.lowering.peers import Alone
+from meshlang.lowering.waiting import Meeting, States
 
 
 class SimulatedBackend:
@@ -134,8 +136,11 @@ class SimulatedMachine:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        (device,) = runtime.devices_for(Mesh())
-        self.places = (Place(device, tuple(range(mesh.size))),)
+        device = runtime.local_devices()[0]
+        self.processors = tuple(range(mesh.size))
+        self.places = (Place(device, self.processors),)
+        self.peers = Alone()
+        self.meetings: dict[int, Meeting] = {}
 
     def spec(self, block: Block) -> tf.TensorSpec:
         shape, dtype = block
@@ -147,6 +152,12 @@ class SimulatedMachine:
     def blocks(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         (stack,) = values
         return tf.unstack(stack)
+
+    def gather(self, name: str, values: Sequence[tf.Tensor]) -> list[np.ndarray]:
+        return [block.numpy() for block in self.blocks(values)]
+
+    def states(self) -> States:
+        return {}
 
     def launch(self, program: Program, arguments: Sequence[Block]) -> Launched:
         specs = [self.spec(block) for block in arguments]

@@ -6,14 +6,17 @@ collectives in their order.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
+from meshlang.errors import ClusterError, message
 from meshlang.layout.mesh import Mesh
-from meshlang.lowering import control, runtime, wire
+from meshlang.lowering import cluster, control, runtime, wire
 from meshlang.lowering.backend import (
     Axes,
     Block,
@@ -28,6 +31,7 @@ from meshlang.lowering.backend import (
     checked,
     reduce_members,
 )
+from meshlang.lowering.waiting import Meeting, States
 
 # The processors of a mesh in groups: one row a group, members in the order of processors, which is
 # the order in which TensorFlow ranks them.
@@ -43,12 +47,20 @@ class SpmdBackend:
         keys: the group keys of this processor, int32 of unknown length. Which groups they stand for
             is found out while tracing: `groups` lists them in order.
         token: a resource; collectives that take it stay in order.
+        meetings: filled with the collectives, by the numbers that each device notes when it comes
+            and goes; None notes nothing.
     """
 
     def __init__(
-        self, mesh: Mesh, coordinates: tf.Tensor, keys: tf.Tensor, token: tf.Tensor
+        self,
+        mesh: Mesh,
+        coordinates: tf.Tensor,
+        keys: tf.Tensor,
+        token: tf.Tensor,
+        meetings: dict[int, Meeting] | None = None,
     ) -> None:
         self.mesh = mesh
+        self.meetings = meetings
         self.groups: list[Groups] = []
         self._coordinates = dict(zip(mesh.names, tf.unstack(coordinates), strict=True))
         self._keys = keys
@@ -64,18 +76,14 @@ class SpmdBackend:
         if self.mesh.ways(axes) == 1:
             return x
         sent, back = wire.to_reduce(x, kind)
-        reduced = tf.raw_ops.CollectiveReduceV2(
-            input=sent,
-            merge_op={"sum": "Add", "max": "Max", "min": "Min"}[kind],
-            final_op="Id",
-            **self._meeting(self._groups_of(axes)),
-        )
-        return back(reduced)
+        merge = {"sum": "Add", "max": "Max", "min": "Min"}[kind]
+        reduce = partial(tf.raw_ops.CollectiveReduceV2, merge_op=merge, final_op="Id")
+        return back(self._meet(reduce, sent, axes, self._groups_of(axes)))
 
     def all_gather(self, x: Value, axes: Axes, dim: int) -> Value:
         if self.mesh.ways(axes) == 1:
             return x
-        return self._merge(self._gather(x, self._groups_of(axes)), axes, dim)
+        return self._merge(self._gather(x, axes, self._groups_of(axes)), axes, dim)
 
     def reduce_scatter(self, x: Value, axes: Axes, dim: int) -> Value:
         if self.mesh.ways(axes) == 1:
@@ -98,7 +106,7 @@ class SpmdBackend:
             from_rank[ranks[member]] = ranks[source] if source >= 0 else -1
         paired = wire.pair_rounds(from_rank)
         if paired is None:
-            gathered = self._gather(x, self._groups_of(axes))
+            gathered = self._gather(x, axes, self._groups_of(axes))
             found = gathered[self._mine([max(source, 0) for source in from_rank], axes)]
         else:
             found = self._swap(x, axes, *paired)
@@ -134,8 +142,30 @@ class SpmdBackend:
         handle = self.handle(name, (tuple(value.shape), value.dtype))
         tf.raw_ops.AssignVariableOp(resource=handle, value=value)
 
-    def _meeting(self, groups: Groups) -> dict[str, object]:
-        """Where the members of a collective meet: the arguments that all collectives share."""
+    def _meet(
+        self, op: Callable[..., tf.Tensor], sent: tf.Tensor, axes: Axes, groups: Groups
+    ) -> tf.Tensor:
+        """One of TensorFlow's collectives; of several processes each notes when it is in one."""
+        meeting = self._meeting(groups)
+        if self.meetings is None:
+            return op(input=sent, **meeting)
+        number = meeting["instance_key"]
+        scope, _, kind = tf.get_current_name_scope().rpartition("/")
+        self.meetings[number] = Meeting(kind.strip("."), scope, axes, groups)
+        note, dtype = self.handle(runtime.NOTE, ((), tf.int64)), tf.int64
+        before = tf.raw_ops.AssignVariableOp(resource=note, value=tf.constant(number, dtype))
+        with tf.control_dependencies([before]):
+            received = op(input=sent, **meeting)
+        with tf.control_dependencies([received]):
+            tf.raw_ops.AssignVariableOp(resource=note, value=tf.constant(-number, dtype))
+        return received
+
+    def _meeting(self, groups: Groups) -> dict[str, Any]:
+        """Where the members of a collective meet: the arguments that all collectives share.
+
+        Not its `timeout_seconds`: each collective that has one keeps a thread asleep for so long,
+        of which a run soon has thousands. Who is gone is found by heartbeats.
+        """
         if groups not in self._key_of:
             with self._graph.as_default():  # inner loops and branches then share it
                 self._key_of[groups] = self._keys[len(self.groups)]
@@ -168,12 +198,11 @@ class SpmdBackend:
         """This processor's entry of a table: int32 scalar."""
         return tf.constant(by_rank, tf.int32)[self._rank(axes)]
 
-    def _gather(self, x: Value, groups: Groups) -> tf.Tensor:
-        """[member by rank, *block]."""
+    def _gather(self, x: Value, axes: Axes, groups: Groups) -> tf.Tensor:
+        """[member by rank, *block]; `axes` are those in whose place the groups stand."""
         sent, back = wire.to_move(x)
-        gathered = tf.raw_ops.CollectiveGatherV2(
-            input=tf.expand_dims(sent, 0), **self._meeting(groups)
-        )
+        sent = tf.expand_dims(sent, 0)
+        gathered = self._meet(tf.raw_ops.CollectiveGatherV2, sent, axes, groups)
         return back(tf.ensure_shape(gathered, [len(groups[0]), *x.shape]))
 
     def _exchange(self, pieces: tf.Tensor, axes: Axes) -> tf.Tensor:
@@ -182,7 +211,7 @@ class SpmdBackend:
         steps = wire.radices(members)
         sent, back = wire.to_move(pieces)
         if steps is None:
-            gathered = self._gather(sent, self._groups_of(axes))
+            gathered = self._gather(sent, axes, self._groups_of(axes))
             return back(tf.gather(gathered, self._rank(axes), axis=1))
         # A rank is a number with a digit for each step; each step trades one digit of "to" for the
         # same digit of "from".
@@ -191,10 +220,8 @@ class SpmdBackend:
         for i, radix in enumerate(steps):
             to_front = [i, *(k for k in range(len(steps) + 1) if k != i)]
             turned = _transpose(digits, to_front)
-            received = tf.raw_ops.CollectiveAllToAllV2(
-                input=turned,
-                **self._meeting(_rows(np.moveaxis(rows, i + 1, -1).reshape(-1, radix))),
-            )
+            groups = _rows(np.moveaxis(rows, i + 1, -1).reshape(-1, radix))
+            received = self._meet(tf.raw_ops.CollectiveAllToAllV2, turned, axes, groups)
             received = tf.ensure_shape(received, turned.shape)
             digits = _transpose(received, np.argsort(to_front).tolist())
         return back(tf.reshape(digits, pieces.shape))
@@ -207,7 +234,7 @@ class SpmdBackend:
             pairs = {
                 tuple(sorted((row[a], row[b]))) for row in table for a, b in enumerate(partners)
             }
-            both = self._gather(x, tuple(sorted((int(a), int(b)) for a, b in pairs)))
+            both = self._gather(x, axes, tuple(sorted((int(a), int(b)) for a, b in pairs)))
             theirs = both[self._mine([int(b > a) for a, b in enumerate(partners)], axes)]
             if when == [i] * len(when):
                 return theirs
@@ -239,16 +266,25 @@ class SpmdBackend:
 
 
 class SpmdMachine:
-    """See `meshlang.lowering.backend.Machine`: one place for each processor.
+    """See `meshlang.lowering.backend.Machine`: one place for each processor of this process.
 
     Args:
-        mesh: the processors.
-        devices: the device of each of them; see `runtime.devices_for`.
+        mesh: the processors of all processes.
+        devices: the device of each of this process's; see `runtime.devices_for`.
     """
 
     def __init__(self, mesh: Mesh, devices: Sequence[str]) -> None:
         self.mesh = mesh
-        self.places = tuple(Place(device, (p,)) for p, device in enumerate(devices))
+        self.peers = cluster.peers()
+        first = runtime.position(self.peers) * len(devices)
+        self.processors = tuple(range(first, first + len(devices)))
+        self.places = tuple(
+            Place(device, (p,)) for p, device in zip(self.processors, devices, strict=True)
+        )
+        self.meetings: dict[int, Meeting] = {}
+        self._gathers: dict[tf.TensorSpec, ConcreteFunction] = {}
+        for device in devices:
+            runtime.note(device, 0)
 
     def spec(self, block: Block) -> tf.TensorSpec:
         return tf.TensorSpec(*block)
@@ -259,9 +295,27 @@ class SpmdMachine:
     def blocks(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         return list(values)
 
+    def gather(self, name: str, values: Sequence[tf.Tensor]) -> list[np.ndarray]:
+        if self.peers.count == 1:
+            return [block.numpy() for block in values]
+        host = "/device:CPU:0"
+        with tf.device(host):
+            mine = tf.stack([tf.identity(block) for block in values])
+        # Who reads alone is told so; it would wait within TensorFlow else, and upset later keys.
+        self._agree("reading", f"{name} {list(mine.shape)} {mine.dtype.name}")
+        with cluster.watched(self.peers), tf.device(host):
+            return list(self._gather_function(mine)(mine).numpy())
+
+    def states(self) -> States:
+        """Which collective each processor of this process is in."""
+        return {place.processors[0]: runtime.noted(place.device) for place in self.places}
+
     def launch(self, program: Program, arguments: Sequence[Block]) -> Launched:
         specs = [self.spec(block) for block in arguments]
         traced, groups = self._trace(program, specs)
+        for row in {row: None for rows in groups for row in rows}:  # in one order on all processes
+            runtime.group_key(self._devices(row))
+        self._agree("tracing", f"{runtime.instance_key()} {hash(tuple(groups))}")
 
         @tf.function(autograph=False, input_signature=[[specs] * len(self.places)])
         def every_device(values: list[Values]) -> list[Values]:
@@ -275,11 +329,12 @@ class SpmdMachine:
                     results.append(runtime.call(traced, coordinates, keys, token, *inputs))
             return results
 
-        step = every_device.get_concrete_function()
+        step = runtime.flat(every_device.get_concrete_function())
 
         def run(values: Sequence[Sequence[object]]) -> list[Values]:
             try:
-                return step([as_tensors(place, specs) for place in values])
+                with cluster.watched(self.peers):
+                    return step([x for place in values for x in as_tensors(place, specs)])
             except tf.errors.CancelledError as error:
                 # TensorFlow reports who was stopped, not who failed inside of a loop or branch.
                 error.add_note('To see what failed, use ml.lower(plan, backend="simulated").')
@@ -304,7 +359,8 @@ class SpmdMachine:
         def one_device(
             coordinates: tf.Tensor, keys: tf.Tensor, token: tf.Tensor, *values: Value
         ) -> Values:
-            backend = SpmdBackend(self.mesh, coordinates, keys, token)
+            meetings = self.meetings if self.peers.count > 1 else None
+            backend = SpmdBackend(self.mesh, coordinates, keys, token, meetings)
             results = list(program(backend, list(values)))
             found.extend(backend.groups)
             return results
@@ -314,9 +370,46 @@ class SpmdMachine:
     def _context(self, processor: int, groups: list[Groups]) -> tuple[tf.Tensor, tf.Tensor]:
         """A processor's coordinates, and the keys of its groups."""
         mine = [next(row for row in rows if processor in row) for rows in groups]
-        keys = [runtime.group_key(row) for row in mine]
+        keys = [runtime.group_key(self._devices(row)) for row in mine]
         coordinates = list(self.mesh.coordinates(processor).values())
         return tf.constant(coordinates, tf.int32), tf.constant(keys, tf.int32)
+
+    def _devices(self, row: Sequence[int]) -> list[int]:
+        """The numbers among all processes' devices of those that some processors have."""
+        share, started = len(self.places), len(runtime.local_devices())
+        return [p // share * started + p % share for p in row]
+
+    def _agree(self, doing: str, text: str) -> None:
+        """Refuse to go on where other processes do something else."""
+        if self.peers.count == 1:
+            return
+        found = self.peers.gather(doing, text, cluster.timeouts().agree)
+        if len(set(found)) > 1:
+            rows = [(f"process {i}", other) for i, other in enumerate(found)]
+            headline = f"the processes differ in {doing}."
+            fix = "all processes must make the same calls in the same order"
+            raise ClusterError(message(headline, rows, fix))
+
+    def _gather_function(self, mine: tf.Tensor) -> ConcreteFunction:
+        """From [processor of this process, *block] to [processor, *block]."""
+        spec = tf.TensorSpec(mine.shape, mine.dtype)
+        if spec not in self._gathers:
+            share, size = len(self.places), self.peers.count
+            meeting = {
+                "group_size": size,
+                "group_key": runtime.group_key([-1 - process for process in range(size)]),
+                "instance_key": runtime.instance_key(),
+            }
+
+            @tf.function(autograph=False, input_signature=[spec])
+            def gathered(x: tf.Tensor) -> tf.Tensor:
+                token = runtime.variable("reading_token", tf.TensorSpec([], tf.float32))
+                sent, back = wire.to_move(x)
+                whole = tf.raw_ops.CollectiveGatherV2(input=sent, ordering_token=[token], **meeting)
+                return back(tf.ensure_shape(whole, [share * size, *x.shape[1:]]))
+
+            self._gathers[spec] = gathered.get_concrete_function()
+        return self._gathers[spec]
 
 
 def _rows(table: np.ndarray) -> Groups:

@@ -6,7 +6,7 @@ of global semantics: a plain sum over its dims counts each element once, whereve
 
 from meshlang.optim.adafactor import Adafactor
 from meshlang.optim.adam import AdamW
-from meshlang.optim.average import Ema, averaged
+from meshlang.optim.average import Ema, averaged, has_averages
 from meshlang.optim.by_name import ByName, Rule
 from meshlang.optim.clip import BlockClip, clip_by_global_norm, clip_factor, global_norm
 from meshlang.optim.clippy import Clippy, RelativeClip
@@ -65,4 +65,5 @@ __all__ = [
     "clip_factor",
     "count_skipped",
     "global_norm",
+    "has_averages",
 ]

@@ -61,6 +61,15 @@ class Ema(Wrapper):
         ml.assign(average, ml.arrange(new, average.shape), when=when)
 
 
+def has_averages(executable: Executable) -> bool:
+    """Whether `averaged` can be used: averages are kept, and a step was taken.
+
+    Args:
+        executable: of the program that trains.
+    """
+    return bool(_averages(executable)) and executable.step > 0
+
+
 @contextmanager
 def averaged(executable: Executable) -> Iterator[None]:
     """Within, variables hold their averages; afterwards what they held before, to the last bit.
@@ -90,8 +99,7 @@ def averaged(executable: Executable) -> Iterator[None]:
         >>> run["w"]
         array([ 2., -4.], dtype=float32)
     """
-    names = set(executable.plan.variables)
-    averages = {n: f"{n}/{_SLOT}" for n in executable.plan.variables if f"{n}/{_SLOT}" in names}
+    averages = _averages(executable)
     if not averages or executable.step == 0:
         raise VariableError(
             message(
@@ -108,3 +116,9 @@ def averaged(executable: Executable) -> Iterator[None]:
     finally:
         for name, value in before.items():
             executable.set(name, value)
+
+
+def _averages(executable: Executable) -> dict[str, str]:
+    """The variables that have an average, and its name."""
+    names = set(executable.plan.variables)
+    return {name: f"{name}/{_SLOT}" for name in names if f"{name}/{_SLOT}" in names}

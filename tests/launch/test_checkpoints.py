@@ -3,13 +3,14 @@
 import logging
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import meshlang as ml
-from launch.checkpoints import Checkpoints
+from launch.checkpoints import Checkpoints, Retention
 from launch.errors import ConfigError
 from meshlang import manifest
 from meshlang.manifest import Entry, Manifest, NewerFormatError
@@ -22,8 +23,26 @@ class OneNumber:
     number: int = 0
     fails: bool = False
 
-    def save(self, path, extra=None) -> Manifest:
-        written = Path(f"{path}.tmp-{'0' * 32}")
+    def begin_save(self, path, extra=None) -> "Written":
+        return Written(Path(path), self.number, self.fails, extra or {})
+
+    def restore(self, path) -> Manifest:
+        found = manifest.read(path)
+        self.number = int((Path(path) / "bundle.data").read_text())
+        return found
+
+
+@dataclass
+class Written:
+    """What `OneNumber.begin_save` returns."""
+
+    path: Path
+    number: int
+    fails: bool
+    extra: dict
+
+    def write(self) -> Manifest:
+        written = Path(f"{self.path}.tmp-{'0' * 32}")
         written.mkdir(parents=True)
         (written / "bundle.data").write_text(f"{self.number:04d}")
         if self.fails:
@@ -35,14 +54,9 @@ class OneNumber:
             seed=0,
             tensors={"number": Entry((), (), "int32")},
             files=manifest.describe(written),
-            extra=extra or {},
+            extra=self.extra,
         )
-        manifest.commit(found, written, Path(path))
-        return found
-
-    def restore(self, path) -> Manifest:
-        found = manifest.read(path)
-        self.number = int((Path(path) / "bundle.data").read_text())
+        manifest.commit(found, written, self.path)
         return found
 
 
@@ -51,7 +65,7 @@ def names(directory: Path) -> list[str]:
 
 
 def filled(directory: Path, *steps: int, keep: int = 5) -> Checkpoints:
-    checkpoints = Checkpoints(directory, keep)
+    checkpoints = Checkpoints(directory, Retention(last=keep))
     for step in steps:
         checkpoints.save(OneNumber(step), step, {"corpus": f"text {step}"})
     return checkpoints
@@ -93,7 +107,7 @@ def test_damaged_ones_are_not_counted_among_those_that_stay(tmp_path: Path):
     checkpoints = filled(tmp_path, 1, 2, 3, 4)
     for step in (3, 4):
         (tmp_path / f"step_0000000{step}" / "bundle.data").write_text("")
-    checkpoints.keep = 2
+    checkpoints.retention = Retention(last=2)
     checkpoints.save(OneNumber(5), 5)
     assert [path.name for path in checkpoints.complete()] == ["step_00000002", "step_00000005"]
     assert "step_00000004" in names(tmp_path)
@@ -101,19 +115,131 @@ def test_damaged_ones_are_not_counted_among_those_that_stay(tmp_path: Path):
 
 def test_the_one_just_written_stays_though_others_have_later_names(tmp_path: Path):
     checkpoints = filled(tmp_path, 10, 20)
-    checkpoints.keep = 2
+    checkpoints.retention = Retention(last=2)
     checkpoints.save(OneNumber(5), 5)
     assert names(tmp_path) == ["step_00000005", "step_00000010", "step_00000020"]
 
 
+def test_every_no_steps():
+    with pytest.raises(ConfigError, match=r"every 0 steps cannot be\.\n  fix: at least 1"):
+        Retention(every=0)
+
+
 @pytest.mark.parametrize("keep", [1, 0, -1])
-def test_too_few_to_keep(tmp_path: Path, keep: int):
+def test_too_few_to_keep(keep: int):
     with pytest.raises(ConfigError) as error:
-        Checkpoints(tmp_path, keep)
+        Retention(last=keep)
     assert str(error.value) == (
         f"{keep} checkpoints are too few to keep: the newest may be the damaged one.\n"
         "  fix: keep at least 2"
     )
+
+
+def test_every_so_many_and_the_best_stay_too(tmp_path: Path):
+    retention = Retention(last=2, every=10, best="bits")
+    checkpoints = Checkpoints(tmp_path, retention)
+    bits = {5: 3.0, 10: 2.5, 15: 1.5, 20: 2.0, 25: 1.8, 30: 1.9, 35: 1.5}
+    for step, found in bits.items():
+        checkpoints.save(OneNumber(step), step, {"metrics": {"bits": found}})
+    # Of equally good ones the later stays.
+    assert names(tmp_path) == [f"step_000000{step}" for step in (10, 20, 30, 35)]
+    checkpoints.save(OneNumber(45), 45)
+    checkpoints.save(OneNumber(55), 55)
+    assert names(tmp_path) == [f"step_000000{step}" for step in (10, 20, 30, 35, 45, 55)]
+
+
+def test_the_best_may_be_the_largest(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, Retention(best="accuracy", largest=True))
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.1), (4, 0.2), (5, 0.3)):
+        checkpoints.save(OneNumber(step), step, {"metrics": {"accuracy": accuracy}})
+    assert names(tmp_path) == ["step_00000002", "step_00000004", "step_00000005"]
+
+
+def test_the_last_good_one_stays_when_newer_ones_are_damaged(tmp_path: Path):
+    checkpoints = filled(tmp_path, 1, 2, 3, 4)
+    for step in (2, 3, 4):
+        (tmp_path / f"step_0000000{step}" / "bundle.data").write_text("")
+    checkpoints.retention = Retention(last=2)
+    executable = OneNumber()
+    found = checkpoints.restore_latest(executable)
+    assert found is not None
+    assert (found.step, executable.number) == (1, 1)
+    corrupt = [f"step_0000000{step}.corrupt-1" for step in (2, 3, 4)]
+    assert names(tmp_path) == ["step_00000001", *corrupt]
+    checkpoints.save(OneNumber(2), 2)
+    assert names(tmp_path) == sorted(["step_00000001", "step_00000002", *corrupt])
+
+
+def test_one_number_of_corruption_after_the_other(tmp_path: Path):
+    for turn in (1, 2):
+        checkpoints = filled(tmp_path, 7)
+        (tmp_path / "step_00000007" / "bundle.data").write_text("")
+        assert checkpoints.restore_latest(OneNumber()) is None
+        assert names(tmp_path) == [f"step_00000007.corrupt-{n}" for n in range(1, turn + 1)]
+
+
+# -- written beside the steps -------------------------------------------------------------------
+
+
+class Slow(OneNumber):
+    """Writes when it is told to."""
+
+    def __init__(self, number: int, fails: bool = False) -> None:
+        super().__init__(number, fails)
+        self.go = threading.Event()
+
+    def begin_save(self, path, extra=None) -> "Written":
+        written, go = super().begin_save(path, extra), self.go
+
+        class Waiting:
+            def write(self) -> Manifest:
+                assert go.wait(10)
+                return written.write()
+
+        return Waiting()  # pyright: ignore[reportReturnType]
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path):
+    with Checkpoints(tmp_path) as checkpoints:
+        slow = Slow(1)
+        assert checkpoints.begin(slow, 1) is None
+        assert checkpoints.poll() is None
+        assert checkpoints.complete() == []
+        slow.number = 99  # what was begun is of the time when it was begun
+        slow.go.set()
+        saved = checkpoints.finish()
+        assert saved is not None
+        assert (saved.step, saved.path, saved.bytes) == (1, tmp_path / "step_00000001", 4)
+        assert saved.stall <= saved.seconds
+        assert checkpoints.finish() is None
+    executable = OneNumber()
+    assert checkpoints.restore_latest(executable) is not None
+    assert executable.number == 1
+
+
+def test_the_next_one_waits_for_the_one_before(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path)
+    first = Slow(1)
+    checkpoints.begin(first, 1)
+    threading.Timer(0.2, first.go.set).start()
+    before = checkpoints.begin(OneNumber(2), 2)
+    assert before is not None
+    assert before.step == 1
+    assert checkpoints.finish() is not None
+    assert names(tmp_path) == ["step_00000001", "step_00000002"]
+
+
+def test_a_failure_is_told_at_the_next_call(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    checkpoints = Checkpoints(tmp_path)
+    for tell in (checkpoints.finish, lambda: checkpoints.begin(OneNumber(3), 3)):
+        checkpoints.begin(OneNumber(1, fails=True), 1)
+        with pytest.raises(ml.CheckpointError, match="the disk is full"):
+            tell()
+        assert checkpoints.finish() is None
+    with pytest.raises(ZeroDivisionError), checkpoints:
+        checkpoints.begin(OneNumber(1, fails=True), 1)
+        raise ZeroDivisionError
+    assert caplog.messages == ["the disk is full"]
 
 
 def test_what_is_not_complete_is_passed_over_and_said(
@@ -133,7 +259,7 @@ def test_what_is_not_complete_is_passed_over_and_said(
         f"  {label}  {problem}\n"
         "  fix: restore an older checkpoint"
         for name, what, label, problem in [
-            ("step_00000005", "the checkpoint was never completed.", "missing", "COMMITTED"),
+            ("step_00000005", "the checkpoint was never completed.", "COMMITTED", "missing"),
             (
                 "step_00000004",
                 "the checkpoint is damaged.",

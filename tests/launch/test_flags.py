@@ -173,10 +173,25 @@ def test_devices_not_understood(value: str) -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["", "  ", "a\0b"])
-def test_model_dir_that_names_nothing(value: str) -> None:
+UNPRINTABLE = "it has a character that cannot be printed"
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("a\0b", UNPRINTABLE),
+        ("runs/a\nb", UNPRINTABLE),
+        (
+            "runs/" + 300 * "x",
+            f"a name of 300 bytes is in it, and 255 are the most: {20 * 'x'}...",
+        ),
+    ],
+)
+def test_model_dir_that_names_nothing(value: str, wrong: str) -> None:
     assert text_for(f"--model_dir={value}") == (
-        f"--model_dir names no directory.\n  given  {value!r}"
+        f"--model_dir names no directory.\n  given  {value[:80]!r}\n  but    {wrong}"
     )
 
 
@@ -276,5 +291,6 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         "  --steps           how many steps to train\n"
         "\n"
         "A VALUE that is no gin value but a bare word, such as data:2, is a string.\n"
-        "Exit codes: 0 done, 1 a mistake in flags, gin or data, 70 a fault of meshlang's.\n"
+        "Exit codes: 0 done, 1 a mistake in flags, gin or data, 70 a fault of meshlang's,\n"
+        "75 stopped or another process lost: the same command goes on.\n"
     )

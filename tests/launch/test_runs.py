@@ -67,3 +67,22 @@ def test_microbatches_are_one_large_batch() -> None:
     np.testing.assert_allclose(in_parts, losses, rtol=1e-9)
     for name, value in variables.items():
         np.testing.assert_allclose(variables_in_parts[name], value, atol=1e-9, err_msg=name)
+
+
+def test_a_model_with_fewer_tokens_than_the_data() -> None:
+    """Ids that it lacks would be looked up as zeros, and said nothing about."""
+    from launch.errors import ConfigError
+
+    register()
+    tiny = [str(Path(__file__).parent / "tiny.gin")]
+    with gin_config.configured(tiny, ["Transformer.vocab=256"]) as config:
+        run = config.build(Run)
+    run.check_vocabulary(256)
+    with pytest.raises(ConfigError) as error:
+        run.check_vocabulary(257)
+    assert str(error.value) == (
+        "the model has fewer tokens than the data.\n"
+        "  vocab               256\n"
+        "  tokens of the data  257\n"
+        "  fix: give the model a vocab of 257 or more"
+    )

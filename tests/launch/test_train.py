@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The directory of a run of six steps."""
     directory = tmp_path_factory.mktemp("runs") / "six"
-    assert train(directory, data_dir) == 0
+    assert train(directory, data_dir, "--profile") == 0
     return directory
 
 
@@ -57,6 +58,17 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
     assert results["step"] == 6
     assert set(results["baselines"]) == {"trigram", "5-gram"}
     assert len(results["samples"]) == 3
+
+
+def test_a_profile_of_the_third_step(finished: Path) -> None:
+    table = (finished / "profile" / "table.txt").read_text()
+    assert "\nlayers/attention " in table
+    assert re.search(r"\nall_reduce +layers/moe ", table)
+    trace = json.loads((finished / "profile" / "trace.json").read_text())
+    seen = [e["args"]["op"] for e in trace["traceEvents"] if e["ph"] == "X"]
+    # One step, on eight processors: an update of each variable by each of them.
+    assert seen.count("UpdateInPlace") >= 8
+    assert "all_reduce" in seen
 
 
 def test_a_second_start_says_that_it_is_done(
@@ -149,3 +161,20 @@ def test_a_model_of_ones_own_outside_of_the_checkout(tmp_path: Path, data_dir: P
 def test_bfloat16_is_one_line(tmp_path: Path, data_dir: Path) -> None:
     assert train(tmp_path / "run", data_dir, "--steps=2", "--gin.Run.compute=bfloat16") == 0
     assert all(np.isfinite(losses(tmp_path / "run")))
+
+
+def test_the_log_has_what_its_page_says(finished: Path) -> None:
+    """docs/watching.md names what records of a run with experts have, and nothing else."""
+    page = (ROOT / "docs" / "watching.md").read_text()
+    records = read_metrics(finished / "metrics.jsonl")
+    for kind in ("plan", "train"):
+        table = page.split(f"A record of kind `{kind}`")[1].split("\n\n")[1]
+        named = {
+            name
+            for row in table.splitlines()[2:]
+            for name in re.findall(r"`(\w+)`", row.split("|")[1])
+        }
+        (found, *_) = ({*r} - {"step", "kind"} for r in records if r["kind"] == kind)
+        assert named - {"utilisation"} == found
+    (checkpoint, *_) = (r for r in records if r["kind"] == "checkpoint")
+    assert {*checkpoint} == {"step", "kind", "stall_seconds", "seconds", "bytes"}

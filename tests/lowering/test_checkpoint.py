@@ -292,8 +292,8 @@ def test_a_checkpoint_that_was_never_completed(tmp_path: Path):
     (path / "COMMITTED").unlink()
     assert text_of(executable.restore, path) == (
         "the checkpoint was never completed.\n"
-        f"  path     {path}\n"
-        "  missing  COMMITTED\n"
+        f"  path       {path}\n"
+        "  COMMITTED  missing\n"
         "  fix: restore an older checkpoint"
     )
 
@@ -332,7 +332,7 @@ def test_a_changed_byte_is_found_and_its_file_named(tmp_path: Path):
         f"  {data.name}  its contents have changed: the sha256 differs\n"
         "  fix: restore an older checkpoint"
     )
-    with pytest.raises(ml.VariableError, match="variable 'b' has no value yet"):
+    with pytest.raises(ml.VariableError, match="variable 'a' has no value yet"):
         executable()
 
 

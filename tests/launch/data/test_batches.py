@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.data.batches import BOS, BatchSource, eval_windows
+from launch.data.batches import BOS, VOCABULARY, BatchSource, eval_windows
 from launch.data.errors import DataError
 
 TEXTS = {"b": b"The second text.", "a": b"A first one, longer than it.", "c": b"Third!"}
@@ -155,3 +155,16 @@ def test_rows_of_an_evaluation_hold_one_text_and_padding_of_zeros(texts, batch, 
         assert not (np.diff(each["weights"], axis=1) > 0).any()  # padding is behind
         assert not (each["tokens"][:, 1:] == BOS).any()
         assert not (each["targets"] == BOS).any()
+
+
+def test_texts_that_are_no_text():
+    """Empty ones, a line of a megabyte, bytes that are no UTF-8: bytes are tokens, whatever."""
+    texts = {"empty": b"", "long": b"x" * 2**20, "raw": bytes(range(256)), "lines": b"\n\n\n"}
+    source = BatchSource(texts, batch=4, length=64, seed=1)
+    assert source.windows * 64 <= 2**20 + 256 + 3 + len(texts) < (source.windows + 1) * 64
+    for step in (0, source.windows // 4, source.windows):
+        rows = source.at(step)
+        assert rows["tokens"].min() >= 0
+        assert rows["tokens"].max() < VOCABULARY
+    seen = list(eval_windows(texts, batch=4, length=1024))
+    assert sum(float(w["weights"].sum()) for w in seen) == 2**20 + 256 + 3

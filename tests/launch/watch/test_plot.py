@@ -24,8 +24,8 @@ BASELINES = {"trigram": 2.5, "5-gram": 1.9}
 
 def curves(records, baselines=None):
     """The axes of the picture that would be drawn."""
-    train = plot._finite(*plot.series(records, "train", "loss"))
-    heldout = plot._finite(*plot.series(records, "heldout", "bits_per_byte"))
+    train = plot.finite(*plot.series(records, "train", "loss"))
+    heldout = plot.finite(*plot.series(records, "heldout", "bits_per_byte"))
     bits = (train[0], train[1] / math.log(2))
     return plot._curves(bits, heldout, baselines or {}, "title").axes[0]
 
@@ -75,7 +75,7 @@ def test_the_first_steps_do_not_squeeze_the_rest():
 
 
 def test_names_of_lines_never_touch():
-    heights = plot._apart([2.0, 2.01, 1.99, 2.3, 5.0], gap=0.2, low=1.0, high=4.0)
+    heights = plot.apart([2.0, 2.01, 1.99, 2.3, 5.0], gap=0.2, low=1.0, high=4.0)
     assert np.all(np.diff(np.sort(heights)) >= 0.2 - 1e-9)
     assert np.argsort(heights).tolist() == [2, 0, 1, 3, 4]
 
