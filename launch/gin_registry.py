@@ -65,6 +65,7 @@ def _classes() -> dict[str, tuple[type, ...]]:
             ml.optim.Rule,
             ml.optim.Sgd,
             ml.optim.SlantedTriangular,
+            ml.optim.SpikeRule,
             ml.optim.WarmupStableDecay,
         ),
     }

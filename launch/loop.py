@@ -110,7 +110,7 @@ class Loop:
         came, step = time.monotonic(), self._done + 1
         with self._watch.profiled(step):
             faults.point("run.step", step)
-            results = self._train(**batch)
+            results = {**self._train(**batch), **self._train.summaries}
             loss = float(results["loss"])  # waits for the devices
         ended = time.monotonic()
         self._done = step

@@ -90,8 +90,8 @@ class _Children:
         """Start all, wait for all."""
         readers = []
         for i, env in enumerate(_environments(processes)):
-            piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if i else {}
-            child = subprocess.Popen(command, env=env, **piped)
+            out, errors = (subprocess.PIPE, subprocess.STDOUT) if i else (None, None)
+            child = subprocess.Popen(command, env=env, stdout=out, stderr=errors)
             self._running.append(child)
             if child.stdout:
                 readers.append(threading.Thread(target=_show, args=(i, child.stdout), daemon=True))

@@ -96,6 +96,7 @@ class Run:
         max_failed_saves: so many checkpoints in a row may not be written before the run ends.
         max_not_finite: so many steps in a row are skipped, for a loss or gradient that is not
             finite, before the run ends.
+        spikes: says which finite losses are skipped too; None skips none.
         histogram_every: steps between histograms of all variables in TensorBoard; 0 writes none.
         peak_flops: FLOP/s that one processor can do at best, for the utilisation in the log; 0
             leaves it out.
@@ -126,6 +127,7 @@ class Run:
     keep_best: bool = False
     max_failed_saves: int = 3
     max_not_finite: int = 10
+    spikes: ml.optim.SpikeRule | None = None
     histogram_every: int = 0
     peak_flops: float = 0.0
     initial: Initial | None = None
@@ -210,6 +212,7 @@ class Run:
             ml.trainable_variables(),
             gradients,
             max_norm=self.clip_norm or None,
+            spikes=self.spikes,
         )
         return {
             "loss": loss,

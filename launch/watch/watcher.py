@@ -21,6 +21,9 @@ from launch.watch.progress import Progress
 from launch.watch.tensorboard import TensorBoard
 from meshlang.errors import CheckpointError
 
+#: numbers of one result that a record lists
+_MOST_LOGGED = 256
+
 
 class Watcher:
     """Told by the loop of a run what happened, it drives everything that people look at.
@@ -94,7 +97,7 @@ class Watcher:
         self._bar.update(done, loss=float(results["loss"]))
         run = self._run
         if done % run.log_every == 0 or done in (1, run.steps):
-            values = {name: np.asarray(value).tolist() for name, value in results.items()}
+            values = {name: _logged(value) for name, value in results.items()}
             self._record(done, "train", values | self._paces())
         if self._board.writes and run.histogram_every and done % run.histogram_every == 0:
             names = [v.name for v in self._train.plan.program.variables.values() if v.trainable]
@@ -162,6 +165,12 @@ class Watcher:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _logged(value: Any) -> Any:
+    """A result as it stands in the log; of many numbers their mean."""
+    array = np.asarray(value)
+    return float(array.mean()) if array.size > _MOST_LOGGED else array.tolist()
 
 
 def _planned(plan: ml.Plan, account: Account) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A *value* stands for one tensor's blocks on all processors and is opaque to the 
 device, `meshlang.lowering.simulated` runs all processors as one stack on one device.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -149,7 +149,7 @@ class Machine(Protocol):
     places: tuple[Place, ...]
     processors: tuple[int, ...]
     peers: Peers
-    meetings: Mapping[int, Meeting]
+    meetings: MutableMapping[int, Meeting]
 
     def spec(self, block: Block) -> tf.TensorSpec:
         """The form that a value has at each place."""

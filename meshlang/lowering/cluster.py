@@ -35,6 +35,7 @@ MISTAKE = "for a mistake in its configuration or data"
 
 _HEALTH = 10.0  # seconds in which a server that lives answers
 _FAILED = "failed"
+_GLANCE = 0.1  # for a text that is there or is not
 _SLICE = 1.0  # seconds after which one who waits looks whether the others live
 _NOISE = re.compile(
     r"Graph execution error|Detected at node|File |node |\[\[|\(\d+\)|\d+ root error|<stack traces|"
@@ -63,6 +64,7 @@ class ClusterPeers:
         self.count = len(spec.addresses)
         self._lock = threading.Lock()
         self._turns: dict[str, itertools.count[int]] = defaultdict(itertools.count)
+        self._alone = False  # whether the chief was found not to answer
 
     def barrier(self, name: str, seconds: float) -> None:
         self.gather(name, "", seconds)
@@ -107,6 +109,7 @@ class ClusterPeers:
     def fail(self, text: str) -> None:
         try:
             # TensorFlow passes the text on, but buries it: the others look here for what it was.
+            self._check_chief()
             self.post(_FAILED, text)
             context.context().report_error_to_cluster(tf.errors.INTERNAL, text)
         except (tf.errors.OpError, ClusterError, PeerError):
@@ -114,7 +117,11 @@ class ClusterPeers:
 
     def lost(self, error: tf.errors.OpError) -> ClusterError | PeerError | None:
         """An error of TensorFlow's in this process, if it is another one's end."""
-        said = self._said()
+        try:
+            self._check_chief()
+        except PeerError as chief:
+            return chief
+        said = self._said(_SLICE)
         if said is not None:
             return _ended(said)
         text = str(error.message)
@@ -122,10 +129,18 @@ class ClusterPeers:
         gone = named or self._unreachable(range(self.count))
         return _lost(gone, text) if gone else None
 
-    def _said(self) -> str | None:
+    def _check_chief(self) -> None:
+        """Ask the chief for no more texts once it does not answer: it would take for ever."""
+        self._alone = self._alone or bool(self._unreachable([0]))
+        if self._alone:
+            raise _lost([0], "its server does not answer")
+
+    def _said(self, seconds: float) -> str | None:
         """Why a process ended, if one has said so."""
         try:
-            return context.context().get_config_key_value(f"meshlang/post/{_FAILED}", 1)
+            return context.context().get_config_key_value(
+                f"meshlang/post/{_FAILED}", int(seconds * 1000)
+            )
         except tf.errors.OpError:
             return None
 
@@ -156,6 +171,8 @@ class ClusterPeers:
                 raise _lost([0], str(error.message)) from error
 
     def _set(self, key: str, text: str) -> None:
+        if self._alone:
+            raise _lost([0], "its server does not answer")
         try:
             context.context().set_config_key_value(key, text)
         except tf.errors.AlreadyExistsError:
@@ -173,6 +190,8 @@ class ClusterPeers:
         """
         until = time.monotonic() + seconds
         while True:
+            if self._alone:
+                raise _lost([0], "its server does not answer")
             left = max(0.001, min(_SLICE, until - time.monotonic()))
             try:
                 return context.context().get_config_key_value(key, int(left * 1000) or 1)
@@ -180,7 +199,7 @@ class ClusterPeers:
                 if time.monotonic() >= until:
                     return None
                 if of is not None:
-                    said = self._said()
+                    said = self._said(_GLANCE)
                     if said is not None:
                         raise _ended(said) from error
                     if self._unreachable([of]):

@@ -4,7 +4,7 @@ A value is a tensor whose leading dim counts the processors. It is the oracle of
 and runs meshes of any size on any machine.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +26,7 @@ from meshlang.lowering.backend import (
     checked,
     reduce_members,
 )
-from meshlang.lowering.peers import Alone
+from meshlang.lowering.peers import Alone, Peers
 from meshlang.lowering.waiting import Meeting, States
 
 
@@ -139,8 +139,8 @@ class SimulatedMachine:
         device = runtime.local_devices()[0]
         self.processors = tuple(range(mesh.size))
         self.places = (Place(device, self.processors),)
-        self.peers = Alone()
-        self.meetings: dict[int, Meeting] = {}
+        self.peers: Peers = Alone()
+        self.meetings: MutableMapping[int, Meeting] = {}
 
     def spec(self, block: Block) -> tf.TensorSpec:
         shape, dtype = block

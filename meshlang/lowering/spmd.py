@@ -5,7 +5,7 @@ coordinates, the keys of the groups it belongs to, its variables, and a token th
 collectives in their order.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -31,6 +31,7 @@ from meshlang.lowering.backend import (
     checked,
     reduce_members,
 )
+from meshlang.lowering.peers import Peers
 from meshlang.lowering.waiting import Meeting, States
 
 # The processors of a mesh in groups: one row a group, members in the order of processors, which is
@@ -57,7 +58,7 @@ class SpmdBackend:
         coordinates: tf.Tensor,
         keys: tf.Tensor,
         token: tf.Tensor,
-        meetings: dict[int, Meeting] | None = None,
+        meetings: MutableMapping[int, Meeting] | None = None,
     ) -> None:
         self.mesh = mesh
         self.meetings = meetings
@@ -275,13 +276,13 @@ class SpmdMachine:
 
     def __init__(self, mesh: Mesh, devices: Sequence[str]) -> None:
         self.mesh = mesh
-        self.peers = cluster.peers()
+        self.peers: Peers = cluster.peers()
         first = runtime.position(self.peers) * len(devices)
         self.processors = tuple(range(first, first + len(devices)))
         self.places = tuple(
             Place(device, (p,)) for p, device in zip(self.processors, devices, strict=True)
         )
-        self.meetings: dict[int, Meeting] = {}
+        self.meetings: MutableMapping[int, Meeting] = {}
         self._gathers: dict[tf.TensorSpec, ConcreteFunction] = {}
         for device in devices:
             runtime.note(device, 0)

@@ -156,8 +156,8 @@ def summary(x: Any, name: str) -> Tensor:
     """Hand a value out of the program, without returning it through all functions around.
 
     After each call ``executable.summaries`` has it by its name, the scope in front. In a `scan` or
-    `accumulate` it is a stack, with the dim that is walked in front. A training run logs scalars
-    and the mean of anything else. Nothing moves for it, but a pending sum is paid.
+    `accumulate` it is a stack, with the dim that is walked in front. A training run logs
+    it, of many numbers their mean. Nothing moves for it, but a pending sum is paid.
 
     Args:
         x: what to hand out, whether anything uses the result or not.

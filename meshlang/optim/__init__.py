@@ -27,6 +27,7 @@ from meshlang.optim.lion import Lion
 from meshlang.optim.optimizer import Optimizer, Target
 from meshlang.optim.schedules import Constant, Cosine, LinearWarmup, Product, Rsqrt, Schedule
 from meshlang.optim.sgd import Sgd
+from meshlang.optim.spikes import SpikeRule
 
 __all__ = [
     "Adafactor",
@@ -56,6 +57,7 @@ __all__ = [
     "Schedule",
     "Sgd",
     "SlantedTriangular",
+    "SpikeRule",
     "Target",
     "WarmupStableDecay",
     "all_finite",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import meshlang as ml
 from meshlang.optim.clip import clip_factor, global_norm
 from meshlang.optim.optimizer import Optimizer
+from meshlang.optim.spikes import SpikeRule
 from meshlang.tensor import Tensor
 
 
@@ -66,6 +67,7 @@ def apply_guarded(
     gradients: Sequence[Tensor],
     *,
     max_norm: float | None = None,
+    spikes: SpikeRule | None = None,
 ) -> Applied:
     """Update variables, unless the loss or a gradient is not finite: then no state changes.
 
@@ -78,6 +80,7 @@ def apply_guarded(
         variables: see `Optimizer.apply`.
         gradients: see `Optimizer.apply`.
         max_norm: clip by the global norm to this; None does not clip.
+        spikes: says which losses are skipped though they are finite; None skips none.
 
     Returns:
         The norm before clipping, whether the step counted, and how many did not.
@@ -85,6 +88,8 @@ def apply_guarded(
     with ml.scope("optimizer"):
         norm = global_norm(gradients)
         ok = all_finite(loss, norm)
+        if spikes is not None:
+            ok = ok & ~spikes.is_spike(loss)
         scale = None if max_norm is None else clip_factor(norm, max_norm)
     optimizer.apply(variables, gradients, scale=scale, when=ok)
     return Applied(norm, ok, count_skipped(ok))

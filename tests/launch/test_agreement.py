@@ -115,3 +115,14 @@ class Part:
 
     def needed(self, name: str) -> tuple[slice, ...]:
         return box(self.plan.inputs[name], Mesh.parse(self.plan.mesh), self.processors)
+
+
+def test_each_process_traces_the_same_program():
+    def step(x):
+        for i in range(20):
+            x = ml.tanh(x * ml.variable(f"w{i}", "d:4", init=1.0))
+        weights = ml.trainable_variables()
+        return ml.gradients(ml.sum(x), weights)
+
+    programs = [ml.trace(step, x=ml.spec("d:4")) for _ in range(5)]  # all alive: no address twice
+    assert len({str(program) for program in programs}) == 1

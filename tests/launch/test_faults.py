@@ -154,6 +154,14 @@ def test_a_checkpoint_of_a_newer_version_is_not_passed_over(runs: Path, forked, 
     assert path.is_dir()
 
 
+def test_the_log_says_how_long_steps_stood_still(runs: Path):
+    saved = records(runs / "whole", "checkpoint")
+    assert [record["step"] for record in saved] == [2, 4, 6]
+    for record in saved:
+        assert 0 < record["stall_seconds"] <= record["seconds"]
+        assert record["bytes"] > 3 * 4 * 8448  # weights and two moments
+
+
 # -- saves that fail ----------------------------------------------------------------------------
 
 

@@ -91,3 +91,4 @@ def test_a_few_are_skipped_and_counted(runs: dict[str, Any]):
     assert [r["skipped_steps"] for r in steps] == [0, 0, 0, 1, 2, 2]
     assert [bool(np.isfinite(r["loss"])) for r in steps] == [True] * 3 + [False] * 2 + [True]
     assert Path(runs["at"] / "borne" / "results.json").exists()
+    assert all(r["logits_square"] > 0 for r in steps)  # a summary of the model's

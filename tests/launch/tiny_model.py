@@ -36,6 +36,8 @@ class TinyModel:
     def __call__(self, batch: Mapping[str, ml.Tensor], *, train: bool) -> LossSums:
         """The losses of a batch."""
         logits = self.logits(batch, train=train)
+        if train:
+            ml.summary(ml.mean(ml.square(logits)), "logits_square")
         if train and self.bad_from is not None:
             bad = (ml.step() >= self.bad_from) & (ml.step() < self.bad_until)
             logits = logits * ml.where(bad, float("nan"), 1.0)

@@ -37,7 +37,8 @@ rows = ml.spec("batch:16 length:32", "int32")
 wide = ml.Precision("float64", "float64", "float64")
 program = ml.trace(step, tokens=rows, targets=rows, precision=wide)
 layout = "batch:data group:data heads:model vocab:model experts:model"
-train = ml.lower(ml.plan(program, "data:2 model:4", layout, params="d_model:data"))
+planned = ml.plan(program, "data:2 model:4", layout, params="d_model:data")
+train = ml.lower(planned, counted=True)
 train.initialize(seed=1)
 losses = []
 for i in range(4):
@@ -49,6 +50,11 @@ for i in range(4):
     np.testing.assert_array_equal(results["tokens"].numpy(), tokens)
     print(f"step {i}", flush=True)
 variables = {name: train[name] for name in train.store.variables}
+
+# Four steps sent what the plan says, on the processors of every process.
+sent = {key: (ran.collectives, ran.bytes) for key, ran in train.ran().items()}
+traffic = planned.cost.traffic.items()
+assert sent == {key: (4 * once.collectives, 4 * once.bytes) for key, once in traffic}, sent
 
 # A check that finds something on one processor only is raised by all processes.
 checked = ml.trace(lambda x: ml.check(x, message="x"), x=ml.spec("batch:16"))
