@@ -31,7 +31,7 @@ FOR_MODELS = frozenset(
 # The longest matching folder decides; what a file may import, by top-level name.
 MAY_IMPORT = {
     "meshlang": STDLIB | NUMERIC | {"meshlang"},
-    "meshlang/lowering": STDLIB | NUMERIC | TENSORFLOW | {"meshlang"},
+    "meshlang/lowering": STDLIB | NUMERIC | TENSORFLOW | {"meshlang", "safetensors"},
     "models": FOR_MODELS | OURS,
     "launch": STDLIB | NUMERIC | TENSORFLOW | PROGRAMS | OURS | {"launch"},
     "benchmarks": STDLIB | NUMERIC | TENSORFLOW | OURS | {"benchmarks", "launch"},

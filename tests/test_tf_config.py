@@ -33,7 +33,11 @@ def config(cluster: object = TWO, task: object = FIRST) -> str:
         ),
         (config({"worker": "a:1"}), "job 'worker' of TF_CONFIG is no list of addresses.", '"a:1"'),
         (config({"worker": []}), "job 'worker' of TF_CONFIG is no list of addresses.", "[]"),
-        (config({"worker": ["a"]}), "job 'worker' of TF_CONFIG has an address that is none.", '"a"'),
+        (
+            config({"worker": ["a"]}),
+            "job 'worker' of TF_CONFIG has an address that is none.",
+            '"a"',
+        ),
         (
             config({"worker": ["a:1", "b:70000"]}),
             "job 'worker' of TF_CONFIG has an address that is none.",

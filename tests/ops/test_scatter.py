@@ -260,5 +260,7 @@ def test_the_mean_of_integers():
 def test_segments_that_are_no_integers(fn: Callable[..., ml.Tensor]):
     text = trace_error(ml.DtypeError, lambda x: fn(x, x, into="n:8"), x="q:16")
     assert text == (
-        f"{fn.__name__}: an index is int32.\n  index 0  [q:16] float64\n  fix: ml.cast(index, 'int32')"
+        f"{fn.__name__}: an index is int32.\n"
+        "  index 0  [q:16] float64\n"
+        "  fix: ml.cast(index, 'int32')"
     )

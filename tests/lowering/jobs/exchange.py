@@ -50,9 +50,7 @@ for p, place in zip(machine.processors, results, strict=True):
 everywhere = machine.gather("blocks", [place[4] for place in results])
 np.testing.assert_array_equal(everywhere, blocks[around])
 
-assert peers.gather("who", f"I am {peers.index}", 30.0) == [
-    f"I am {i}" for i in range(peers.count)
-]
+assert peers.gather("who", f"I am {peers.index}", 30.0) == [f"I am {i}" for i in range(peers.count)]
 assert peers.broadcast("word", f"of {peers.index}", 30.0) == "of 0"
 peers.post("only", str(peers.index))
 assert peers.find("only", 30.0) in {str(i) for i in range(peers.count)}
