@@ -1,4 +1,4 @@
-"""What each process of a run would do, from the plan alone: no device is started, no port opened."""
+"""What each process of a run would do, from the plan alone: nothing is started or opened."""
 
 from __future__ import annotations
 
