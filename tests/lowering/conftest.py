@@ -11,6 +11,8 @@ from meshlang.lowering.backend import Machine, Program
 from meshlang.lowering.simulated import SimulatedMachine
 from meshlang.lowering.spmd import SpmdMachine
 
+collect_ignore = ["jobs"]  # scripts, of which tests start one for each process
+
 Run = Callable[..., list[list[np.ndarray]]]
 
 
