@@ -87,16 +87,19 @@ def test_who_is_left_ends_soon_and_names_the_dead(victim, number, tmp_path, data
 
 @pytest.mark.slow
 def test_a_process_that_stands_still_is_found_by_the_watchdog(tmp_path, data_dir):
-    flags = ("--hang_timeout=4", "--heartbeat_timeout=100")
-    with Cluster(tmp_path, command(tmp_path / "run", data_dir, *LONG, *flags), 2) as cluster:
+    flags = ("--hang_timeout=8", "--heartbeat_timeout=100")
+    asleep = {1: {"MESHLANG_FAULT": "run.step@4=sleep:600"}}  # so that process 0 is in its step
+    arguments = command(tmp_path / "run", data_dir, *LONG, *flags)
+    with Cluster(tmp_path, arguments, 2, env=asleep) as cluster:
         cluster.wait_for("loss", 0, 90)
+        time.sleep(3)
         cluster.signal(1, signal.SIGSTOP)
         until = time.monotonic() + 60
         while cluster.poll(0) is None and time.monotonic() < until:
             time.sleep(0.1)
         assert cluster.poll(0) == 75
         text = cluster.text(0)
-    assert re.search(r"meshlang: (step|what comes after step) \d+ has not ended for \d+ s", text)
+    assert re.search(r"meshlang: step 4 has not ended for \d+ s", text)
     assert 'launch/watchdog.py", line' in text  # the stacks of all threads
     assert "meshlang: process 1 says nothing; it holds processors 2 3" in text
     for processor in (0, 1):

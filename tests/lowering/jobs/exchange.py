@@ -55,9 +55,10 @@ assert peers.broadcast("word", f"of {peers.index}", 30.0) == "of 0"
 peers.post("only", str(peers.index))
 assert peers.find("only", 30.0) in {str(i) for i in range(peers.count)}
 assert peers.find("nothing", 0.1) is None
+peers.barrier("what comes before", 60.0)
 if peers.index != 1:  # process 1 does not come
     try:
-        peers.barrier("a thing", 1.0)
+        peers.barrier("a thing", 5.0)
     except PeerError as error:
         print(str(error).replace("\n", "|"), flush=True)
 peers.barrier("the end", 60.0)
