@@ -136,6 +136,7 @@ def test_command_runs(command: str, tmp_path: Path):
     ran = subprocess.run(
         [sys.executable, *words[1:]],
         cwd=ROOT,
+        env=os.environ | {"HOME": str(tmp_path)},  # data that another Python prepared is refused
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
