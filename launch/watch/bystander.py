@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 import meshlang as ml
 from launch.checkpoints import Saved
+from launch.closing import Closing
 from launch.run import Run
 from meshlang.errors import CheckpointError
 
 
-class Bystander:
+class Bystander(Closing):
     """Has the methods of a `Watcher`, and reads what the chief's one reads, but writes nothing.
 
     Of a value whose blocks lie in several processes all must read it at the same time.
@@ -64,9 +65,3 @@ class Bystander:
 
     def close(self) -> None:
         """See `Watcher.close`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -5,17 +5,18 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+
+from launch.closing import Closing
 
 Record = dict[str, Any]
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-class MetricsLog:
+class MetricsLog(Closing):
     """Appends records to a file; each is on its way to the disk when `write` returns.
 
     >>> import tempfile
@@ -69,17 +70,6 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def read_metrics(path: str | Path) -> list[Record]:

@@ -5,16 +5,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
+
+from launch.closing import Closing
 
 _RECENT = 50  # steps whose pace is shown
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 
-class Progress:
+class Progress(Closing):
     """Shows step, loss, tokens per second and time left.
 
     Tokens per second are those of a median step of late, so an evaluation between two steps does
@@ -107,17 +108,6 @@ class Progress:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def duration(seconds: float) -> str:

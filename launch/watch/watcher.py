@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 import meshlang as ml
 from launch.checkpoints import Saved
+from launch.closing import Closing
 from launch.profile import profile
 from launch.run import Run
 from launch.watch.account import Account, memory_per_processor
@@ -25,7 +25,7 @@ from meshlang.errors import CheckpointError
 _MOST_LOGGED = 256
 
 
-class Watcher:
+class Watcher(Closing):
     """Told by the loop of a run what happened, it drives everything that people look at.
 
     Attributes:
@@ -154,17 +154,6 @@ class Watcher:
         self._bar.close()
         self._board.close()
         self._log.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _logged(value: Any) -> Any:
