@@ -166,7 +166,8 @@ def test_another_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_it_without_a_network(directory: Path, tmp_path: Path, scheme: str) -> None:
     """Ink on the page's colour, in both schemes; what Chromium reads back has every chart."""
-    plt = pytest.importorskip("matplotlib.pyplot")
+    import matplotlib.pyplot as plt
+
     page = tmp_path / "page.html"
     assert main([str(directory), f"--out={page}"]) == 0
     shot = tmp_path / "shot.png"

@@ -25,7 +25,6 @@ def events(directory: Path) -> dict[str, dict[int, np.ndarray]]:
 
 
 def test_numbers_texts_and_histograms(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     board = TensorBoard(tmp_path)
     assert board.writes
     board.texts(0, {"plan": "two\n  lines"})
